@@ -101,7 +101,9 @@ macro_rules! bytes_newtype {
                 let bytes = data_encoding::HEXLOWER_PERMISSIVE
                     .decode(text.as_bytes())
                     .map_err(|_| ParseIdError { expected: $size })?;
-                let bytes = bytes.try_into().map_err(|_| ParseIdError { expected: $size })?;
+                let bytes = bytes
+                    .try_into()
+                    .map_err(|_| ParseIdError { expected: $size })?;
                 Ok(Self(bytes))
             }
         }

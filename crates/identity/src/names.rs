@@ -103,7 +103,11 @@ impl FromStr for Tag {
 
     fn from_str(text: &str) -> Result<Self, ParseNameError> {
         let name = text.strip_prefix("tag:").ok_or(ParseNameError::Tag)?;
-        match label(name, |b| b.is_ascii_alphabetic(), |b| b.is_ascii_alphanumeric() || b == b'-') {
+        match label(
+            name,
+            |b| b.is_ascii_alphabetic(),
+            |b| b.is_ascii_alphanumeric() || b == b'-',
+        ) {
             true => Ok(Self(text.into())),
             false => Err(ParseNameError::Tag),
         }
@@ -130,7 +134,10 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<Self, ParseNameError> {
         let (host, port) = text.rsplit_once(':').ok_or(ParseNameError::HostPort)?;
         let port: u16 = port.parse().map_err(|_| ParseNameError::HostPort)?;
-        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let host = match host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
             Some(inner) => inner
                 .parse::<std::net::Ipv6Addr>()
                 .map_err(|_| ParseNameError::HostPort)?
@@ -141,7 +148,10 @@ impl FromStr for HostPort {
         let fits = (1..=253).contains(&host.len())
             && (host.bytes().all(named) || host.parse::<std::net::Ipv6Addr>().is_ok());
         match fits && port != 0 && (!host.contains(':') || text.starts_with('[')) {
-            true => Ok(Self { host: host.into(), port }),
+            true => Ok(Self {
+                host: host.into(),
+                port,
+            }),
             false => Err(ParseNameError::HostPort),
         }
     }
@@ -152,7 +162,10 @@ impl FromStr for AgentAddress {
 
     fn from_str(text: &str) -> Result<Self, ParseNameError> {
         let (agent, node) = text.split_once('@').ok_or(ParseNameError::Address)?;
-        Ok(Self { agent: agent.parse()?, node: node.parse()? })
+        Ok(Self {
+            agent: agent.parse()?,
+            node: node.parse()?,
+        })
     }
 }
 
@@ -206,7 +219,15 @@ macro_rules! text_serde {
 }
 
 text_newtype!(AgentName, NodeName, MeshName, Tag, UserName);
-text_serde!(AgentName, NodeName, MeshName, Tag, UserName, HostPort, AgentAddress);
+text_serde!(
+    AgentName,
+    NodeName,
+    MeshName,
+    Tag,
+    UserName,
+    HostPort,
+    AgentAddress
+);
 
 /// The text breaks the grammar of the name that was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -247,14 +268,24 @@ mod tests {
         assert!("gw.a".parse::<NodeName>().is_err());
         assert!("tag:home".parse::<Tag>().is_ok());
         assert!("home".parse::<Tag>().is_err());
-        assert_eq!("Ana@Example.com".parse::<UserName>().map(|u| u.to_string()), Ok("ana@example.com".into()));
+        assert_eq!(
+            "Ana@Example.com".parse::<UserName>().map(|u| u.to_string()),
+            Ok("ana@example.com".into())
+        );
         assert!("a\u{202e}b@x".parse::<UserName>().is_err());
     }
 
     #[test]
     fn an_address_reads_back_what_it_prints() {
-        for text in ["beacon.example.com:443", "192.0.2.1:4747", "[2001:db8::1]:443"] {
-            assert_eq!(text.parse::<HostPort>().map(|a| a.to_string()), Ok(text.into()));
+        for text in [
+            "beacon.example.com:443",
+            "192.0.2.1:4747",
+            "[2001:db8::1]:443",
+        ] {
+            assert_eq!(
+                text.parse::<HostPort>().map(|a| a.to_string()),
+                Ok(text.into())
+            );
         }
         assert!("beacon".parse::<HostPort>().is_err());
         assert!("2001:db8::1:443".parse::<HostPort>().is_err());
