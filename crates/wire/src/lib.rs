@@ -12,4 +12,5 @@ pub mod message;
 pub mod peer;
 pub mod probe;
 
-pub use message::{Envelope, MessageId};
+pub use identity::NodeId;
+pub use message::{Envelope, InstanceId, MessageId, MessageKey};

@@ -1,14 +1,14 @@
 //! The link of a client (gateway, operator, joiner) to a beacon: one connection that carries
 //! relay, map and presence.
 //!
-//! On QUIC: one bidirectional stream, opened by the client, carries [`ClientFrame`] one way and
-//! [`BeaconFrame`] the other; relayed datagrams are QUIC DATAGRAMs (RFC 9221) of
+//! On QUIC: one bidirectional stream, opened by the beacon (who speaks first; a client can open
+//! none), carries [`ClientFrame`] one way and [`BeaconFrame`] the other; relayed datagrams are QUIC DATAGRAMs (RFC 9221) of
 //! [`RelayDatagram`]. On TLS over TCP the same frames, and relayed datagrams are frames too.
 //!
 //! ```text
 //! client                               beacon
-//!   (dials)                      ◄──  Challenge { nonce, certificate }
-//!   Hello { nonce, caller, proof } ──►
+//!   (dials)                      ◄──  Challenge { nonce, key }
+//!   Hello { nonce, key, caller, proof } ──►
 //!                                ◄──  Welcome { proof, observed, .. }  or  Refused
 //! ```
 //! Both proofs are Ed25519 signatures by the identity key (operator: the operator key) over
@@ -37,6 +37,9 @@ pub const PRE_AUTHENTICATION_TIME: std::time::Duration = std::time::Duration::fr
 /// The largest relayed datagram: a WireGuard message for an Ethernet path (1500 less IPv4 and UDP).
 pub const MAX_RELAYED: usize = 1472;
 
+/// The longest certificate and record, taken together, by which a client may introduce itself.
+pub const MAX_INTRODUCTION: usize = 4 << 10;
+
 /// From the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientFrame {
@@ -44,6 +47,9 @@ pub enum ClientFrame {
     Hello {
         /// Random; the beacon's proof covers it.
         nonce: [u8; 32],
+        /// The key that signed `proof`, and on QUIC the client's TLS key. That the caller's
+        /// certificate or role names it is for the beacon to check.
+        key: IdentityPublic,
         /// Who calls.
         caller: Caller,
         /// Ed25519 over the transcript, by the caller's key: 64 bytes.

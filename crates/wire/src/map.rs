@@ -60,6 +60,8 @@ pub enum MapUpdate {
         cursor: Cursor,
         /// Whether what came since the watch began was everything (not only changes).
         complete: bool,
+        /// What the coordinator holds: the client publishes what it has newer.
+        heads: Heads,
     },
     /// The receipt of an enrolment.
     Receipt {

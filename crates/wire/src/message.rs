@@ -18,6 +18,21 @@ pub const MAX_CONTENT_TYPE: usize = 127;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MessageId(Uuid);
 
+/// One life of an agent on its gateway: random, made anew when an agent is added, so that a new
+/// agent of an old name inherits nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InstanceId(pub [u8; 16]);
+
+/// Names a message between two gateways: the session says which node, this which agent there and
+/// which of its messages. Two agents may choose the same id without meeting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MessageKey {
+    /// The agent that sent the message.
+    pub instance: InstanceId,
+    /// The message.
+    pub id: MessageId,
+}
+
 /// One message with all that travels. The nodes at both ends are those of the authenticated
 /// session, so no field names them: nothing here can lie about where it came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +45,13 @@ pub struct Envelope {
     pub from: AgentName,
     /// The addressed agent, on the receiving gateway.
     pub to: AgentName,
-    /// Counts up for each (sending agent, addressed agent) pair: the order of delivery.
+    /// The life of the sending agent; with the session's peer and the id it is the key by which
+    /// the receiver knows a message again.
+    pub instance: InstanceId,
+    /// The life of the sender's spool: a spool that was lost starts its sequence anew.
+    pub epoch: u64,
+    /// Counts up, with gaps, for each (sending agent, addressed agent) pair of one epoch: the
+    /// order of delivery.
     pub sequence: u64,
     /// Milliseconds since 1970, by the sender's clock.
     pub created_at_ms: u64,
@@ -64,23 +85,29 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MessageFrame {
     /// Sender to receiver: store this.
-    Offer(Envelope),
+    Offer {
+        /// The message.
+        envelope: Envelope,
+        /// The sequence of the message of the same pair that must be stored before this one; 0
+        /// where none is waiting.
+        after: u64,
+    },
     /// Receiver to sender: it is fsynced in the inbox, or was before.
     Stored {
         /// The message.
-        id: MessageId,
+        key: MessageKey,
     },
     /// Receiver to sender: it is not, and why; also after the fact, for what was stored.
     Refused {
         /// The message.
-        id: MessageId,
+        key: MessageKey,
         /// Why.
         nack: Nack,
     },
     /// Receiver to sender: how far a stored message came. Best effort; only the last counts.
     Progress {
         /// The message.
-        id: MessageId,
+        key: MessageKey,
         /// How far.
         stage: Stage,
     },
@@ -180,7 +207,25 @@ impl Nack {
     }
 }
 
+impl fmt::Display for InstanceId {
+    /// The first four bytes in hex, as node ids do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InstanceId({self})")
+    }
+}
+
 impl Envelope {
+    /// What names it, beside the node that it comes from.
+    pub fn key(&self) -> MessageKey {
+        MessageKey { instance: self.instance, id: self.id }
+    }
+
     /// The instant after which nobody delivers it, in milliseconds since 1970.
     pub fn expires_at_ms(&self) -> u64 {
         self.created_at_ms.saturating_add(self.ttl_ms)
