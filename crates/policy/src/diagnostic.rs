@@ -1,0 +1,253 @@
+//! What the author of a policy file is told: a code, one sentence, the place, and one thing to try.
+//!
+//! Rendered for people by [`miette`], and serialised for programs with line and column.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use miette::{LabeledSpan, NamedSource};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+/// How much a [`Diagnostic`] matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The file is refused.
+    Error,
+    /// The file loads, but may not mean what was meant.
+    Warning,
+}
+
+/// One thing to tell the author of a policy file.
+///
+/// The text is Tailscale's own where it has one for the case, so that a search finds it.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    code: &'static str,
+    severity: Severity,
+    message: String,
+    span: Range<usize>,
+    label: Option<String>,
+    help: Option<String>,
+    source: Option<Source>,
+}
+
+/// The text that the spans point into, shared by all that is said about it.
+pub(crate) type Source = Arc<NamedSource<String>>;
+
+impl Diagnostic {
+    pub(crate) fn error(code: &'static str, span: Range<usize>, message: String) -> Self {
+        let severity = Severity::Error;
+        Self {
+            code,
+            severity,
+            message,
+            span,
+            label: None,
+            help: None,
+            source: None,
+        }
+    }
+
+    pub(crate) fn warning(code: &'static str, span: Range<usize>, message: String) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(code, span, message)
+        }
+    }
+
+    pub(crate) fn label(mut self, text: impl Into<String>) -> Self {
+        self.label = Some(text.into());
+        self
+    }
+
+    pub(crate) fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+
+    pub(crate) fn with_source(mut self, source: &Source) -> Self {
+        self.source = Some(source.clone());
+        self
+    }
+
+    /// `E…` for errors, `W…` for warnings; stable.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// Whether the file loads in spite of it.
+    pub fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    /// One sentence.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What may help.
+    pub fn hint(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
+    /// The bytes of the text that it is about; empty at 0 where it is about the whole file.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// Line and column, both from 1, the column in characters.
+    pub fn position(&self) -> (usize, usize) {
+        let text = self
+            .source
+            .as_ref()
+            .map_or("", |source| source.inner().as_str());
+        let before = text.get(..self.span.start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (
+            before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1,
+        )
+    }
+
+    /// For people: headline, the lines that it is about, label and help.
+    pub fn render(&self, color: bool) -> String {
+        let theme = match color {
+            true => miette::GraphicalTheme::unicode(),
+            false => miette::GraphicalTheme::unicode_nocolor(),
+        };
+        let handler = miette::GraphicalReportHandler::new_themed(theme).with_width(100);
+        let mut text = String::new();
+        match handler.render_report(&mut text, self) {
+            Ok(()) => text,
+            Err(fmt::Error) => format!("{self}\n"),
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Diagnostic {}
+
+impl miette::Diagnostic for Diagnostic {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(self.code))
+    }
+
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help
+            .as_ref()
+            .map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        self.source
+            .as_ref()
+            .map(|source| source.as_ref() as &dyn miette::SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        if self.span.is_empty() && self.label.is_none() {
+            return None;
+        }
+        let label = LabeledSpan::new(self.label.clone(), self.span.start, self.span.len());
+        Some(Box::new(std::iter::once(label)))
+    }
+}
+
+impl Serialize for Diagnostic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (line, column) = self.position();
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let mut fields = serializer.serialize_struct("Diagnostic", 9)?;
+        fields.serialize_field("code", self.code)?;
+        fields.serialize_field("severity", severity)?;
+        fields.serialize_field("message", &self.message)?;
+        fields.serialize_field("label", &self.label)?;
+        fields.serialize_field("help", &self.help)?;
+        fields.serialize_field("file", &self.source.as_ref().map(|source| source.name()))?;
+        fields.serialize_field("line", &line)?;
+        fields.serialize_field("column", &column)?;
+        fields.serialize_field("span", &[self.span.start, self.span.end])?;
+        fields.end()
+    }
+}
+
+/// The candidate that was probably meant, for a "did you mean".
+pub(crate) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    // Longer words are no typing mistake, and the distance is quadratic.
+    if word.len() > 64 {
+        return None;
+    }
+    let lower = word.to_ascii_lowercase();
+    candidates
+        .into_iter()
+        .filter(|candidate| candidate.len() <= 64)
+        .map(|candidate| (distance(&lower, &candidate.to_ascii_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// The edit distance over bytes, where two neighbours swapped count once (optimal string
+/// alignment): the most common typing mistake.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let (x, y) = (a[i - 1], b[j - 1]);
+            let substituted = last[j - 1] + usize::from(x != y);
+            let mut best = substituted.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && x == b[j - 2] && y == a[i - 2] {
+                best = best.min(before[j - 2] + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_one_typing_mistake_away() {
+        assert_eq!(
+            nearest("grnats", ["groups", "grants", "hosts"]),
+            Some("grants")
+        );
+        assert_eq!(nearest("TagOwner", ["tagOwners"]), Some("tagOwners"));
+        assert_eq!(nearest("unrelated", ["groups", "grants"]), None);
+    }
+
+    #[test]
+    fn the_position_counts_lines_and_characters() {
+        let source = Arc::new(NamedSource::new("a.hujson", "{\n  \"ä\": 1\n}".to_owned()));
+        let said = Diagnostic::error("E000", 10..11, "here".into()).with_source(&source);
+
+        assert_eq!(said.position(), (2, 8));
+        assert!(said.render(false).contains("a.hujson:2"));
+    }
+}

@@ -1,0 +1,226 @@
+//! From HuJSON values to checked fields, collecting everything there is to complain about.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use jsonc_parser::ast::{Array, Object, ObjectProp, Value};
+use jsonc_parser::common::Ranged;
+
+use crate::diagnostic::{Diagnostic, Severity, Source, nearest};
+
+/// The most that is said about one file: after that many mistakes, another one helps nobody.
+const MAX_DIAGNOSTICS: usize = 100;
+
+/// A value, and where it stands in the text.
+#[derive(Clone, Debug)]
+pub(crate) struct Spanned<T> {
+    pub value: T,
+    pub span: Range<usize>,
+}
+
+/// Collects diagnostics while the sections are read.
+pub(crate) struct Reader {
+    source: Source,
+    diagnostics: Vec<Diagnostic>,
+    errors: usize,
+}
+
+/// Which keys an object may have.
+pub(crate) struct Keys {
+    /// How the object is called in messages: `the policy`, `a grant`.
+    pub of: &'static str,
+    /// Keys that are read.
+    pub known: &'static [&'static str],
+    /// Keys of the full language that this version would not enforce.
+    pub later: &'static [&'static str],
+    /// Keys that only mean something to Tailscale.
+    pub ignored: &'static [&'static str],
+}
+
+/// The fields of an object, by canonical key.
+pub(crate) type Fields<'a> = BTreeMap<&'static str, &'a ObjectProp<'a>>;
+
+impl Reader {
+    pub fn new(source: Source) -> Self {
+        Self {
+            source,
+            diagnostics: Vec::new(),
+            errors: 0,
+        }
+    }
+
+    /// Everything that was said, and whether the file is refused.
+    pub fn finish(self) -> (Vec<Diagnostic>, bool) {
+        (self.diagnostics, self.errors > 0)
+    }
+
+    pub fn say(&mut self, diagnostic: Diagnostic) {
+        self.errors += usize::from(diagnostic.severity() == Severity::Error);
+        if self.diagnostics.len() < MAX_DIAGNOSTICS {
+            self.diagnostics.push(diagnostic.with_source(&self.source));
+        }
+    }
+
+    pub fn error(&mut self, code: &'static str, span: Range<usize>, message: impl Into<String>) {
+        self.say(Diagnostic::error(code, span, message.into()));
+    }
+
+    /// Sorts the properties of an object by canonical key. Keys match whatever their case, as they
+    /// do at Tailscale; twice the same is an error, because only one could count.
+    pub fn fields<'a>(&mut self, object: &'a Object<'a>, keys: &Keys) -> Fields<'a> {
+        let mut fields = Fields::new();
+        let mut seen = BTreeSet::new();
+        for property in &object.properties {
+            let name = property.name.as_str();
+            let span = name_span(property);
+            if !seen.insert(name.to_ascii_lowercase()) {
+                self.error(
+                    "E003",
+                    span,
+                    format!("duplicate object member name {name:?}"),
+                );
+                continue;
+            }
+            let among = |list: &[&'static str]| {
+                list.iter()
+                    .copied()
+                    .find(|key| key.eq_ignore_ascii_case(name))
+            };
+            if let Some(key) = among(keys.known) {
+                fields.insert(key, property);
+            } else if let Some(key) = among(keys.later) {
+                self.later(key, span, &property.value);
+            } else if let Some(key) = among(keys.ignored) {
+                let message = format!("{key:?} is ignored here");
+                self.say(
+                    Diagnostic::warning("W101", span, message).help(
+                        "it only means something to Tailscale; crabmesh permits nothing by it",
+                    ),
+                );
+            } else {
+                let message = format!("unknown key {name:?} in {}", keys.of);
+                let unknown = Diagnostic::error("E010", span, message);
+                let all = keys
+                    .known
+                    .iter()
+                    .chain(keys.later)
+                    .chain(keys.ignored)
+                    .copied();
+                self.say(match nearest(name, all) {
+                    Some(meant) => unknown.help(format!("did you mean {meant:?}?")),
+                    None => unknown.help(format!("known here: {}", keys.known.join(", "))),
+                });
+            }
+        }
+        fields
+    }
+
+    /// A key of the full language: refused unless it is empty, so that nobody believes in a guard
+    /// that is not there.
+    fn later(&mut self, key: &str, span: Range<usize>, value: &Value<'_>) {
+        let empty = match value {
+            Value::Object(object) => object.properties.is_empty(),
+            Value::Array(array) => array.elements.is_empty(),
+            Value::NullKeyword(_) => true,
+            _ => false,
+        };
+        if !empty {
+            self.say(not_enforced(key, span));
+        }
+    }
+
+    pub fn object<'a>(&mut self, what: &str, value: &'a Value<'a>) -> Option<&'a Object<'a>> {
+        let object = value.as_object();
+        if object.is_none() {
+            self.error("E004", span(value), format!("{what} must be an object"));
+        }
+        object
+    }
+
+    pub fn array<'a>(&mut self, what: &str, value: &'a Value<'a>) -> Option<&'a Array<'a>> {
+        let array = value.as_array();
+        if array.is_none() {
+            self.error("E004", span(value), format!("{what} must be an array"));
+        }
+        array
+    }
+
+    pub fn string(&mut self, what: &str, value: &Value<'_>) -> Option<Spanned<String>> {
+        let text = value.as_string_lit();
+        if text.is_none() {
+            self.error("E004", span(value), format!("{what} must be a string"));
+        }
+        text.map(|text| Spanned {
+            value: text.value.to_string(),
+            span: span(value),
+        })
+    }
+
+    /// An array of strings.
+    pub fn strings(&mut self, what: &str, value: &Value<'_>) -> Vec<Spanned<String>> {
+        let Some(array) = value.as_array() else {
+            let message = format!("{what} must be an array of strings");
+            let wrong = Diagnostic::error("E004", span(value), message);
+            self.say(match value.as_string_lit() {
+                Some(text) => wrong.help(format!("write [{:?}]", text.value)),
+                None => wrong,
+            });
+            return Vec::new();
+        };
+        let entry = format!("an entry of {what}");
+        array
+            .elements
+            .iter()
+            .filter_map(|value| self.string(&entry, value))
+            .collect()
+    }
+
+    /// The members of an object whose keys are names of the author's, each once.
+    pub fn members<'a>(
+        &mut self,
+        what: &str,
+        value: &'a Value<'a>,
+    ) -> Vec<(Spanned<String>, &'a Value<'a>)> {
+        let Some(object) = self.object(what, value) else {
+            return Vec::new();
+        };
+        let mut seen = BTreeSet::new();
+        let mut members = Vec::new();
+        for property in &object.properties {
+            let name = property.name.as_str();
+            let span = name_span(property);
+            if seen.insert(name) {
+                members.push((
+                    Spanned {
+                        value: name.to_owned(),
+                        span,
+                    },
+                    &property.value,
+                ));
+            } else {
+                self.error(
+                    "E003",
+                    span,
+                    format!("duplicate object member name {name:?}"),
+                );
+            }
+        }
+        members
+    }
+}
+
+/// Says that something of the full language is not executed here.
+pub(crate) fn not_enforced(what: &str, span: Range<usize>) -> Diagnostic {
+    let message = format!("{what:?} is not enforced by this version of crabmesh");
+    Diagnostic::error("E011", span, message)
+        .help("take it out: a rule that is written but not enforced protects nobody")
+}
+
+pub(crate) fn span(value: &impl Ranged) -> Range<usize> {
+    let range = value.range();
+    range.start..range.end
+}
+
+fn name_span(property: &ObjectProp<'_>) -> Range<usize> {
+    span(&property.name)
+}
