@@ -1,0 +1,624 @@
+//! One peer: its session, its paths, and all that its packets need, so that peers can later be
+//! spread over threads. What is to be sent goes into the [`Outbox`] of whoever drives it.
+
+use std::collections::VecDeque;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use path::{Action, Candidate, Link, Paths, PathsConfig, Reach, Route};
+use policy::PacketFilter;
+use wire::probe::{
+    Candidates, Control, FRAGMENT_OVERHEAD, Fragment, MAX_FRAGMENTS, Note, Probe, ProbeAck,
+    SMALL_PROBE,
+};
+
+use crate::fragment::Reassembly;
+use crate::outbox::Outbox;
+use crate::packet::{Header, MAX_PACKET};
+use crate::session::{Due, INIT, InitOutcome, OVERHEAD, Rekey, Session, Unopened};
+use crate::types::{DatagramError, Event, PacketError, PeerConfig, PeerStatus};
+use crate::wireguard::WireGuard;
+
+/// One peer.
+pub(crate) struct Peer {
+    pub(crate) config: PeerConfig,
+    /// The 24 bits by which its datagrams name it.
+    pub(crate) index: u32,
+    local: Ipv6Addr,
+    session: Session<WireGuard>,
+    paths: Paths,
+    filter: Arc<PacketFilter>,
+    candidates: Arc<OurCandidates>,
+    queue: VecDeque<Vec<u8>>,
+    pings: Vec<Ping>,
+    ping_sequence: u32,
+    reassembly: Reassembly,
+    fragment_id: u32,
+    /// When something last asked for a session.
+    wanted_at: Option<Instant>,
+    tell_again: Option<(usize, Instant)>,
+    /// No beacon is connected; look after the session although nobody sends.
+    beaconless: bool,
+    keep_at: Option<Instant>,
+    control: Vec<u8>,
+    scratch: Vec<u8>,
+    tx_bytes: u64,
+    rx_bytes: u64,
+    dropped: u64,
+}
+
+/// Where we may be reached, as every peer is told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OurCandidates {
+    pub(crate) epoch: u32,
+    pub(crate) list: Vec<Candidate>,
+}
+
+/// A ping that is not answered yet.
+struct Ping {
+    token: u64,
+    sequence: u32,
+    asked: Instant,
+    /// When it was sent; it waits for a session before.
+    sent: Option<Instant>,
+}
+
+/// What the tunnel gives a new peer.
+pub(crate) struct Setting {
+    pub(crate) index: u32,
+    pub(crate) local: Ipv6Addr,
+    pub(crate) noise: WireGuard,
+    /// Whether our key is the larger one.
+    pub(crate) larger: bool,
+    pub(crate) allow_loopback: bool,
+    pub(crate) filter: Arc<PacketFilter>,
+    pub(crate) candidates: Arc<OurCandidates>,
+    pub(crate) seed: u64,
+}
+
+impl Peer {
+    pub(crate) fn new(config: PeerConfig, setting: Setting, now: Instant) -> Self {
+        let reach = Reach { allow_loopback: setting.allow_loopback, overlay: setting.local };
+        let paths = PathsConfig { peer: config.node, reach };
+        let mut peer = Self {
+            index: setting.index,
+            local: setting.local,
+            session: Session::new(setting.noise, setting.larger, setting.seed),
+            paths: Paths::new(paths, setting.seed.rotate_left(32), now),
+            filter: setting.filter,
+            candidates: setting.candidates,
+            queue: VecDeque::new(),
+            pings: Vec::new(),
+            ping_sequence: 0,
+            reassembly: Reassembly::default(),
+            fragment_id: 0,
+            wanted_at: None,
+            tell_again: None,
+            beaconless: true,
+            keep_at: None,
+            control: Vec::new(),
+            scratch: Vec::new(),
+            tx_bytes: 0,
+            rx_bytes: 0,
+            dropped: 0,
+            config,
+        };
+        peer.learn_known(now);
+        peer
+    }
+
+    /// A peer that was reached before a restart is called at once: with the beacon gone, both must
+    /// call for their NATs to open.
+    pub(crate) fn call_if_known(&mut self, out: &mut Outbox, now: Instant) {
+        if !self.config.last_good.is_empty() {
+            self.want(out, now);
+        }
+    }
+
+    pub(crate) fn update(&mut self, config: PeerConfig, connected: &[wire::NodeId], out: &mut Outbox, now: Instant) {
+        if self.config != config {
+            self.config = config;
+            self.learn_known(now);
+            self.set_relays(connected, out, now);
+        }
+    }
+
+    fn learn_known(&mut self, now: Instant) {
+        let known = self.config.last_good.iter().chain(&self.config.addresses);
+        self.paths.set_known(known.copied(), now);
+    }
+
+    pub(crate) fn set_filter(&mut self, filter: &Arc<PacketFilter>) {
+        self.filter = filter.clone();
+    }
+
+    pub(crate) fn set_candidates(&mut self, candidates: &Arc<OurCandidates>, out: &mut Outbox, now: Instant) {
+        self.candidates = candidates.clone();
+        self.tell_candidates(out, now);
+    }
+
+    /// The beacons that are connected now.
+    pub(crate) fn set_relays(&mut self, connected: &[wire::NodeId], out: &mut Outbox, now: Instant) {
+        let mut usable: Vec<_> = self.config.relays.clone();
+        // Also those over which it was heard, though its record does not name them (yet).
+        usable.extend(self.paths.relays().iter().filter(|relay| !self.config.relays.contains(relay)));
+        usable.retain(|relay| connected.contains(relay));
+        self.beaconless = connected.is_empty();
+        self.keep_at = self.beaconless.then_some(now + KEEP);
+        self.paths.set_relays(&usable, self.beaconless, now);
+        if self.session.is_pending() && !usable.is_empty() {
+            // The initiation under way was made before this relay was there.
+            self.send_init(out, now);
+        }
+        self.act(out, now);
+    }
+
+    pub(crate) fn handle_net_change(&mut self, out: &mut Outbox, now: Instant) {
+        self.paths.handle_net_change(now);
+        self.act(out, now);
+    }
+
+    pub(crate) fn handle_link_error(&mut self, link: &Link, out: &mut Outbox, now: Instant) {
+        self.paths.handle_link_error(link, now);
+        self.act(out, now);
+    }
+
+    /// Whether this link was of use with the peer.
+    pub(crate) fn knows(&self, link: &Link) -> bool {
+        self.paths.primary() == Some(*link) || self.paths.openings().any(|known| known == *link)
+    }
+
+    /// Sends an inner packet of this node, or keeps it until there is a session.
+    pub(crate) fn send(&mut self, packet: &[u8], header: &Header, out: &mut Outbox, now: Instant) -> Result<(), PacketError> {
+        if !self.filter.allows(&self.config.node, &header.outbound()) {
+            self.dropped += 1;
+            return Err(PacketError::Denied);
+        }
+        self.paths.handle_app(now);
+        let sent = if !self.session.is_ready(now) {
+            self.enqueue(packet, out, now)
+        } else {
+            self.wanted_at = Some(now);
+            self.transmit(packet, out, now)
+        };
+        self.act(out, now);
+        sent
+    }
+
+    fn enqueue(&mut self, packet: &[u8], out: &mut Outbox, now: Instant) -> Result<(), PacketError> {
+        self.want(out, now);
+        if self.queue.len() >= MAX_QUEUE {
+            self.dropped += 1;
+            return Err(PacketError::QueueFull);
+        }
+        self.queue.push_back(packet.to_vec());
+        Ok(())
+    }
+
+    /// Asks for a session.
+    fn want(&mut self, out: &mut Outbox, now: Instant) {
+        self.wanted_at = Some(now);
+        if !self.session.is_pending() {
+            self.initiate(out, now);
+        }
+    }
+
+    fn initiate(&mut self, out: &mut Outbox, now: Instant) {
+        if self.session.initiate(now) {
+            self.send_init(out, now);
+        }
+    }
+
+    /// The same bytes on every way that may lead there.
+    fn send_init(&mut self, out: &mut Outbox, _now: Instant) {
+        let Some(init) = self.session.pending_init() else { return };
+        for link in self.paths.openings() {
+            out.transmit_bytes(link, init);
+        }
+    }
+
+    /// Sends an inner packet on the route, whole or in parts.
+    fn transmit(&mut self, packet: &[u8], out: &mut Outbox, now: Instant) -> Result<(), PacketError> {
+        let Some(route) = self.paths.route() else {
+            self.dropped += 1;
+            return Err(PacketError::NoLink);
+        };
+        if packet.len() <= route.size {
+            self.seal(packet, &route, out);
+        } else {
+            self.transmit_parts(packet, &route, out);
+        }
+        self.tx_bytes += packet.len() as u64;
+        self.paths.handle_sent(packet.len(), now);
+        self.rekey(out, now);
+        Ok(())
+    }
+
+    fn transmit_parts(&mut self, packet: &[u8], route: &Route, out: &mut Outbox) {
+        let most = route.size - FRAGMENT_OVERHEAD;
+        let count = packet.len().div_ceil(most).min(MAX_FRAGMENTS);
+        let each = packet.len().div_ceil(count);
+        self.fragment_id = self.fragment_id.wrapping_add(1);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for (index, part) in packet.chunks(each).enumerate() {
+            let index = u8::try_from(index).expect("at most MAX_FRAGMENTS");
+            let count = u8::try_from(count).expect("at most MAX_FRAGMENTS");
+            let fragment = Fragment { id: self.fragment_id, index, count, part };
+            scratch.clear();
+            fragment.encode(self.local, self.config.overlay, &mut scratch);
+            self.seal(&scratch, route, out);
+        }
+        self.scratch = scratch;
+    }
+
+    /// Encrypts a packet into the outbox; the same ciphertext once more where the route says so.
+    fn seal(&mut self, packet: &[u8], route: &Route, out: &mut Outbox) {
+        let room = out.wire_room((packet.len() + OVERHEAD).max(INIT));
+        if let Some(size) = self.session.seal(packet, room) {
+            out.transmit(route.link, size);
+            if let Some(copy) = route.copy {
+                out.transmit_again(copy, size);
+            }
+        }
+    }
+
+    /// A control packet on this link, from `scratch`.
+    fn send_control(&mut self, link: Link, out: &mut Outbox, write: impl FnOnce(&mut Vec<u8>, Ipv6Addr, Ipv6Addr)) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        write(&mut scratch, self.local, self.config.overlay);
+        let route = Route { link, copy: None, size: scratch.len() };
+        self.seal(&scratch, &route, out);
+        self.scratch = scratch;
+    }
+
+    fn rekey(&mut self, out: &mut Outbox, now: Instant) {
+        match self.session.rekey(now) {
+            Rekey::None => {}
+            Rekey::Initiate => self.initiate(out, now),
+            Rekey::Ask => self.send_note(Note::PleaseInit, out),
+        }
+    }
+
+    fn send_note(&mut self, note: Note, out: &mut Outbox) {
+        if let Some(route) = self.paths.route() {
+            self.send_control(route.link, out, |bytes, from, to| note.encode(from, to, bytes));
+        }
+    }
+
+    fn tell_candidates(&mut self, out: &mut Outbox, now: Instant) {
+        let Some(route) = self.paths.route().filter(|_| self.session.is_ready(now)) else { return };
+        let ours = self.candidates.clone();
+        self.send_control(route.link, out, |bytes, from, to| {
+            Candidates::encode(ours.epoch, &ours.list, from, to, bytes);
+        });
+    }
+
+    /// The answer to a copy of the last initiation, if this is one.
+    pub(crate) fn answer_copy(&mut self, link: &Link, init: &[u8], out: &mut Outbox, now: Instant) -> bool {
+        let Some(size) = self.session.answer_copy(init, out.wire_room(INIT), now) else { return false };
+        out.transmit(*link, size);
+        true
+    }
+
+    /// Takes an initiation that names this peer.
+    pub(crate) fn handle_init(&mut self, link: &Link, init: &[u8], out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+        match self.session.handle_init(init, out.wire_room(INIT), now) {
+            InitOutcome::Answer(size) => out.transmit(*link, size),
+            InitOutcome::SendOurs => {
+                if let Some(ours) = self.session.pending_init() {
+                    out.transmit_bytes(*link, ours);
+                }
+            }
+            InitOutcome::Initiate => {
+                // Nobody need want it for long: the peer is there.
+                self.wanted_at = Some(now);
+                self.initiate(out, now);
+                if let Some(ours) = self.session.pending_init() {
+                    out.transmit_bytes(*link, ours);
+                }
+            }
+            InitOutcome::Ignore => return Err(DatagramError::Unauthentic),
+        }
+        Ok(())
+    }
+
+    /// Takes an answer to an initiation of ours.
+    pub(crate) fn handle_response(&mut self, link: &Link, response: &[u8], out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+        let fresh = !self.session.is_ready(now);
+        let size = self
+            .session
+            .handle_response(response, out.wire_room(INIT), now)
+            .ok_or(DatagramError::Unauthentic)?;
+        out.transmit(*link, size);
+        self.paths.handle_heard(link, now);
+        self.established(fresh, out, now);
+        Ok(())
+    }
+
+    /// Takes a data message.
+    pub(crate) fn handle_data(&mut self, link: &Link, datagram: &[u8], out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+        let fresh = !self.session.is_ready(now);
+        let room = out.plain_room(datagram.len());
+        let (size, confirms) = self.session.open(datagram, room, now).map_err(|fault| match fault {
+            Unopened::Stale | Unopened::Unauthentic => DatagramError::Unauthentic,
+        })?;
+        self.paths.handle_heard(link, now);
+        let taken = self.handle_opened(link, size, out, now);
+        if confirms {
+            self.established(fresh, out, now);
+        }
+        self.act(out, now);
+        taken
+    }
+
+    /// Takes the packet of `size` bytes that stands in the outbox, decrypted.
+    fn handle_opened(&mut self, link: &Link, size: usize, out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+        if size == 0 {
+            return Ok(());
+        }
+        self.rx_bytes += size as u64;
+        let packet = out.plain_room(size);
+        let header = self.check(packet)?;
+        if !header.is_control() {
+            return self.deliver(&header, size, out, now);
+        }
+        if header.dst != self.local {
+            return Err(DatagramError::BadPacket);
+        }
+        let mut control = std::mem::take(&mut self.control);
+        control.clear();
+        control.extend_from_slice(packet);
+        let taken = match Control::decode(&control) {
+            Some(told) => self.handle_control(link, &told, size, out, now),
+            None => Err(DatagramError::BadPacket),
+        };
+        self.control = control;
+        taken
+    }
+
+    /// An inner packet must parse and come from this peer's own address.
+    fn check(&mut self, packet: &[u8]) -> Result<Header, DatagramError> {
+        let header = Header::parse(packet).ok_or(DatagramError::BadPacket)?;
+        if header.src != self.config.overlay {
+            self.dropped += 1;
+            return Err(DatagramError::ForeignSource);
+        }
+        Ok(header)
+    }
+
+    fn deliver(&mut self, header: &Header, size: usize, out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+        if !self.filter.allows(&self.config.node, &header.inbound()) {
+            self.dropped += 1;
+            return Err(DatagramError::Denied);
+        }
+        self.paths.handle_app(now);
+        out.deliver(self.config.node, size);
+        Ok(())
+    }
+
+    fn handle_control(&mut self, link: &Link, told: &Control<'_>, size: usize, out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+        match told {
+            Control::Probe(probe) => {
+                let ack = ProbeAck {
+                    pair: probe.pair,
+                    sequence: probe.sequence,
+                    sent_us: probe.sent_us,
+                    received: u16::try_from(size).unwrap_or(u16::MAX),
+                    observed: link.remote(),
+                };
+                if self.session.is_ready(now) {
+                    self.send_control(*link, out, |bytes, from, to| ack.encode(from, to, bytes));
+                }
+                self.paths.handle_probe(link, now);
+            }
+            Control::ProbeAck(ack) if ack.pair == PING_PAIR => self.handle_pong(link, ack, out, now),
+            Control::ProbeAck(ack) => self.paths.handle_ack(link, ack, now),
+            Control::Candidates(told) => self.paths.handle_candidates(told.epoch, told.iter(), now),
+            Control::Note(Note::PleaseInit) => {
+                if self.session.handle_please(now) {
+                    self.initiate(out, now);
+                }
+            }
+            Control::Note(note) => self.paths.handle_note(*note, now),
+            Control::Fragment(part) => {
+                let room = out.plain_room(MAX_PACKET);
+                if let Some(size) = self.reassembly.handle(part, room, now) {
+                    let header = self.check(&out.plain_room(size)[..size])?;
+                    if header.is_control() {
+                        return Err(DatagramError::BadPacket);
+                    }
+                    return self.deliver(&header, size, out, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_pong(&mut self, link: &Link, ack: &ProbeAck, out: &mut Outbox, now: Instant) {
+        let answered = |ping: &Ping| ping.sequence == ack.sequence && ping.sent.is_some();
+        if let Some(place) = self.pings.iter().position(answered) {
+            let ping = self.pings.swap_remove(place);
+            let rtt = now.saturating_duration_since(ping.sent.unwrap_or(now));
+            let peer = self.config.node;
+            out.tell(Event::Pong { peer, token: ping.token, link: *link, rtt });
+        }
+    }
+
+    /// Asks the peer for a sign of life.
+    pub(crate) fn ping(&mut self, token: u64, out: &mut Outbox, now: Instant) {
+        self.pings.retain(|ping| now.saturating_duration_since(ping.asked) < PING_LIFE);
+        if self.pings.len() >= MAX_PINGS {
+            self.pings.remove(0);
+        }
+        self.ping_sequence = self.ping_sequence.wrapping_add(1);
+        self.pings.push(Ping { token, sequence: self.ping_sequence, asked: now, sent: None });
+        self.paths.handle_app(now);
+        if self.session.is_ready(now) {
+            self.wanted_at = Some(now);
+            self.send_pings(out, now);
+        } else {
+            self.want(out, now);
+        }
+        self.act(out, now);
+    }
+
+    fn send_pings(&mut self, out: &mut Outbox, now: Instant) {
+        let Some(route) = self.paths.route() else { return };
+        let mut pings = std::mem::take(&mut self.pings);
+        for ping in pings.iter_mut().filter(|ping| ping.sent.is_none()) {
+            ping.sent = Some(now);
+            let probe = Probe { pair: PING_PAIR, sequence: ping.sequence, sent_us: 0, primary: true };
+            self.send_control(route.link, out, |bytes, from, to| {
+                probe.encode(from, to, SMALL_PROBE, bytes);
+            });
+            self.paths.handle_sent(SMALL_PROBE, now);
+        }
+        self.pings = pings;
+        self.rekey(out, now);
+    }
+
+    /// A key stands. `fresh` says that there was none before.
+    fn established(&mut self, fresh: bool, out: &mut Outbox, now: Instant) {
+        out.tell(Event::HandshakeDone { peer: self.config.node });
+        if fresh {
+            self.paths.handle_session(now);
+            let (link, why) = (self.paths.primary(), self.paths.why());
+            out.tell(Event::PathChanged { peer: self.config.node, link, why });
+            self.tell_again = Some((0, now + TELL_AGAIN[0]));
+        }
+        while let Some(packet) = self.queue.pop_front() {
+            // A packet that finds no link is counted there.
+            let _ = self.transmit(&packet, out, now);
+        }
+        self.send_pings(out, now);
+        self.act(out, now);
+    }
+
+    /// Carries out what the paths decided.
+    fn act(&mut self, out: &mut Outbox, now: Instant) {
+        while let Some(action) = self.paths.poll_action() {
+            let ready = self.session.is_ready(now);
+            match action {
+                Action::Probe { link, probe, size } if ready => {
+                    self.send_control(link, out, |bytes, from, to| probe.encode(from, to, size, bytes));
+                    if self.paths.primary() == Some(link) {
+                        self.paths.handle_sent(size, now);
+                        self.rekey(out, now);
+                    }
+                }
+                Action::Note(note) if ready => self.send_note(note, out),
+                Action::TellCandidates => self.tell_candidates(out, now),
+                Action::Changed { link, why } => {
+                    if self.paths.last_heard().is_some() {
+                        out.tell(Event::PathChanged { peer: self.config.node, link, why });
+                    }
+                }
+                Action::Good(remote) => out.tell(Event::GoodAddress { peer: self.config.node, remote }),
+                Action::Probe { .. } | Action::Note(_) => {}
+            }
+        }
+    }
+
+    /// When to call `handle_timeout`.
+    pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let session = self.session.poll_timeout();
+        let paths = self.paths.poll_timeout();
+        let tell = self.tell_again.map(|(_, at)| at);
+        session
+            .into_iter()
+            .chain(paths)
+            .chain(tell)
+            .chain(self.keep_at)
+            .chain(self.distress_at(now))
+            .min()
+    }
+
+    /// When silence on all paths means that the peer may have lost the session.
+    fn distress_at(&self, now: Instant) -> Option<Instant> {
+        let since = self.paths.silent_since(now).filter(|_| !self.session.is_pending())?;
+        Some((since + DISTRESS).max(self.session.next_unasked().unwrap_or(since)))
+    }
+
+    pub(crate) fn handle_timeout(&mut self, out: &mut Outbox, now: Instant) {
+        match self.session.handle_timeout(now) {
+            Some(Due::Copy) => self.send_init(out, now),
+            Some(Due::Failed) => self.retry(out, now),
+            None => {}
+        }
+        self.paths.handle_timeout(now);
+        if self.distress_at(now).is_some_and(|at| at <= now) && self.session.may_initiate_unasked(now) {
+            self.initiate(out, now);
+        }
+        if self.keep_at.is_some_and(|at| at <= now) {
+            self.keep_at = Some(now + KEEP);
+            let lost = !self.session.is_ready(now) && !self.session.is_pending();
+            if lost && (self.paths.wants_direct(now) || !self.config.last_good.is_empty()) {
+                self.initiate(out, now);
+            }
+        }
+        if let Some((step, _)) = self.tell_again.filter(|(_, at)| *at <= now) {
+            self.tell_again = TELL_AGAIN.get(step + 1).map(|&after| (step + 1, now + after));
+            self.tell_candidates(out, now);
+        }
+        self.act(out, now);
+    }
+
+    /// An attempt to shake hands failed: another, as long as somebody wants it.
+    fn retry(&mut self, out: &mut Outbox, now: Instant) {
+        let wanted = |at: Instant| now.saturating_duration_since(at) < WANTED;
+        if self.wanted_at.is_some_and(wanted) {
+            self.initiate(out, now);
+        } else {
+            self.session.give_up();
+            self.dropped += self.queue.len() as u64;
+            self.queue.clear();
+            self.pings.clear();
+        }
+    }
+
+    pub(crate) fn status(&self, now: Instant) -> PeerStatus {
+        let past = |at: Instant| now.saturating_duration_since(at);
+        let ready = self.session.is_ready(now);
+        PeerStatus {
+            node: self.config.node,
+            link: self.paths.primary().filter(|_| ready),
+            why: match ready {
+                true => self.paths.why(),
+                false if self.session.is_pending() => "waiting for an answer to the handshake",
+                false => "no session",
+            },
+            rtt: self.paths.rtt().filter(|_| ready),
+            last_handshake: self.session.age(now),
+            last_heard: self.paths.last_heard().map(past),
+            handshakes: self.session.handshakes(),
+            tx_bytes: self.tx_bytes,
+            rx_bytes: self.rx_bytes,
+            queued: self.queue.len(),
+            dropped: self.dropped,
+        }
+    }
+}
+
+/// What our pings call their pair: no path has this number.
+const PING_PAIR: u32 = u32::MAX;
+const MAX_PINGS: usize = 64;
+const PING_LIFE: Duration = Duration::from_secs(10);
+
+/// Packets that wait for a session, as boringtun and the kernel have it in some form.
+const MAX_QUEUE: usize = 256;
+
+/// Silence on every path for so long: the peer may have restarted and lost its keys. Longer than a
+/// suspicion takes, so that it is never the path's fault alone.
+const DISTRESS: Duration = Duration::from_millis(2500);
+
+/// How long a session is tried for after it was last wanted: WireGuard's REKEY_ATTEMPT_TIME.
+const WANTED: Duration = Duration::from_secs(90);
+
+/// How often a lost session is tried for while no beacon is connected: as often as a NAT needs it.
+const KEEP: Duration = Duration::from_secs(12);
+
+/// Our candidates are told with the session and again, as nothing acknowledges them.
+const TELL_AGAIN: [Duration; 3] =
+    [Duration::from_millis(300), Duration::from_millis(900), Duration::from_secs(3)];
