@@ -1,1 +1,35 @@
-//! placeholder
+//! Agent messages: durable, point to point, at least once, known again by their receiver.
+//!
+//! The core decides and does nothing itself: time, randomness, the disk and the network are
+//! arguments and [`Output`]s. Drive it like this:
+//!
+//! ```text
+//! loop { handle_… or a command; while poll_output() is not Wait { do it } }
+//! ```
+//! **Invariants.** *Accepted* is told after the sender's fsync, *stored* after the receiver's.
+//! A message is shown until it is acked and never after. The receiver decides what it keeps, from
+//! the authenticated node and its own policy, also for an agent on the same gateway. Whatever is
+//! lost has a name (a [`Failure`]) and a place (the dead letters). Every queue has a bound.
+//!
+//! A message on its way: `Storing ─fsync► Queued ─offer► InFlight ─Stored► Sent`, and in the inbox:
+//! `Storing ─fsync► Ready ─shown► Held ─ack► Settling ─fsync► known again, never shown`.
+#![forbid(unsafe_code)]
+
+pub mod limits;
+
+mod clock;
+mod inbox;
+mod outbox;
+mod receiver;
+mod restore;
+mod router;
+mod rows;
+mod sender;
+mod words;
+
+pub use clock::Clock;
+pub use router::{Accept, Counters, Event, HolderId, Output, Router, Stats, Ticket};
+pub use rows::{DeadRow, InboxRow, Known, Letter, OutboxRow, Row, RowId, Sent, Subject, Table, Write};
+pub use words::{
+    Agent, Answer, Authority, Delivery, DeliveryKind, Draft, Failure, Refusal, State, Status,
+};

@@ -1,0 +1,275 @@
+//! The messages from here: which wait, which are in flight, in what order.
+//!
+//! A *lane* is one sending agent and one addressed agent: it is offered in order, a prefix of it
+//! is in flight, and whatever goes wrong with one message rewinds the lane to it (go-back-N). A
+//! *peer* bounds what all its lanes have in flight together.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use identity::{AgentName, NodeId};
+use wire::message::MessageKey;
+use wire::{Envelope, InstanceId, MessageId};
+
+use crate::limits;
+use crate::router::Ticket;
+use crate::rows::{RowId, Sent};
+
+/// All messages from local agents.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub(crate) messages: BTreeMap<RowId, Outgoing>,
+    pub(crate) by_key: BTreeMap<MessageKey, RowId>,
+    pub(crate) lanes: BTreeMap<LaneId, Lane>,
+    pub(crate) lane_ids: BTreeMap<LaneKey, LaneId>,
+    pub(crate) peers: BTreeMap<NodeId, Peer>,
+    pub(crate) usage: BTreeMap<InstanceId, Usage>,
+    next_lane: u64,
+}
+
+/// One message from a local agent.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) sent: Sent,
+    /// Until the receiver has it.
+    pub(crate) envelope: Option<Envelope>,
+    pub(crate) place: Place,
+    pub(crate) expires: Instant,
+    /// Somebody waits for what becomes of it.
+    pub(crate) watched: bool,
+    /// Counted among the agent's open requests.
+    pub(crate) open: bool,
+    /// Its time to live has passed; what is left is to forget it.
+    pub(crate) expired: bool,
+}
+
+/// Where a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Not yet on disk.
+    Storing(Ticket),
+    /// On disk, in its lane.
+    Lane(LaneId),
+    /// The receiver has it, or never will.
+    Settled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LaneId(u64);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LaneKey {
+    pub(crate) node: NodeId,
+    pub(crate) instance: InstanceId,
+    pub(crate) to: AgentName,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) key: LaneKey,
+    /// In order; the first `flying` are in flight.
+    pub(crate) queue: VecDeque<RowId>,
+    pub(crate) flying: usize,
+    /// Nacks and silences in a row.
+    pub(crate) attempts: u32,
+    /// Not before this.
+    pub(crate) due: Option<Instant>,
+    /// What is in flight should be answered by then.
+    pub(crate) answer_by: Option<Instant>,
+    /// The timer that is set for the lane.
+    pub(crate) timer: Option<Instant>,
+    /// So many `OutOfOrder` answers are still to come for offers that were rewound already.
+    pub(crate) stale: usize,
+    /// As which row it stands in its peer's ready set.
+    ready: Option<RowId>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Peer {
+    pub(crate) up: bool,
+    pub(crate) flying_rows: usize,
+    pub(crate) flying_bytes: usize,
+    /// Messages that wait for it, in flight or not.
+    pub(crate) queued: usize,
+    /// Lanes that may offer, by their next message: the oldest goes first.
+    pub(crate) ready: BTreeSet<(RowId, LaneId)>,
+    pub(crate) dials: u32,
+    pub(crate) dial_at: Option<Instant>,
+}
+
+/// What one agent has on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) rows: usize,
+    pub(crate) bytes: usize,
+    pub(crate) open: usize,
+    /// Settled messages, whose state can be asked for.
+    pub(crate) settled: BTreeSet<MessageId>,
+    /// Ids up to this time were forgotten, and so are refused: never twice.
+    pub(crate) floor_ms: u64,
+    /// Dead letters: row and size, oldest first.
+    pub(crate) dead: BTreeMap<RowId, usize>,
+    pub(crate) dead_bytes: usize,
+}
+
+impl Outgoing {
+    pub(crate) fn size(&self) -> usize {
+        self.envelope.as_ref().map_or(0, |envelope| envelope.body.len()) + OVERHEAD
+    }
+
+    pub(crate) fn key(&self) -> MessageKey {
+        MessageKey { instance: self.sent.instance, id: self.sent.id }
+    }
+}
+
+impl Peer {
+    fn has_room(&self) -> bool {
+        self.up
+            && self.flying_rows < limits::IN_FLIGHT_ROWS
+            && self.flying_bytes < limits::IN_FLIGHT_BYTES
+    }
+}
+
+impl Outbox {
+    /// Puts a durable message at the end of its lane.
+    pub(crate) fn enqueue(&mut self, row: RowId) {
+        let Some(message) = self.messages.get_mut(&row) else { return };
+        let Some(envelope) = &message.envelope else { return };
+        let key = LaneKey {
+            node: message.sent.node,
+            instance: message.sent.instance,
+            to: envelope.to.clone(),
+        };
+        let id = match self.lane_ids.get(&key) {
+            Some(id) => *id,
+            None => {
+                self.next_lane += 1;
+                let id = LaneId(self.next_lane);
+                self.lane_ids.insert(key.clone(), id);
+                self.lanes.insert(id, Lane::new(key));
+                id
+            }
+        };
+        message.place = Place::Lane(id);
+        self.peers.entry(message.sent.node).or_default().queued += 1;
+        self.lanes.get_mut(&id).expect("made above").queue.push_back(row);
+        self.refresh(id);
+    }
+
+    /// The next message that may be offered to a peer, and what must be stored there before it.
+    pub(crate) fn next_offer(&mut self, node: &NodeId, now: Instant) -> Option<(RowId, u64, LaneId)> {
+        let peer = self.peers.get_mut(node).filter(|peer| peer.has_room())?;
+        let (row, id) = *peer.ready.first()?;
+        let lane = self.lanes.get_mut(&id)?;
+        let after = match lane.flying {
+            0 => 0,
+            flying => lane.queue[flying - 1].0,
+        };
+        lane.flying += 1;
+        lane.answer_by.get_or_insert(now + limits::ANSWER_WITHIN);
+        peer.flying_rows += 1;
+        peer.flying_bytes += self.messages.get(&row).map_or(0, Outgoing::size);
+        self.refresh(id);
+        Some((row, after, id))
+    }
+
+    /// Takes a message out of its lane, because it is settled or gone. True where it was in flight.
+    pub(crate) fn remove_from_lane(&mut self, row: RowId, now: Instant) -> bool {
+        let Some(message) = self.messages.get_mut(&row) else { return false };
+        let Place::Lane(id) = message.place else { return false };
+        let (node, size) = (message.sent.node, message.size());
+        message.place = Place::Settled;
+        let lane = self.lanes.get_mut(&id).expect("a message's lane is there");
+        let at = lane.queue.binary_search(&row).expect("a lane is in row order");
+        let flew = at < lane.flying;
+        lane.queue.remove(at);
+        let peer = self.peers.entry(node).or_default();
+        peer.queued -= 1;
+        if flew {
+            lane.flying -= 1;
+            peer.flying_rows -= 1;
+            peer.flying_bytes -= size;
+        }
+        lane.answer_by = (lane.flying > 0).then_some(now + limits::ANSWER_WITHIN);
+        self.refresh(id);
+        flew
+    }
+
+    /// Calls back what is in flight of a lane, from the `from`th message on.
+    pub(crate) fn rewind(&mut self, id: LaneId, from: usize) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        if lane.flying <= from {
+            return;
+        }
+        let peer = self.peers.entry(lane.key.node).or_default();
+        for row in lane.queue.range(from..lane.flying) {
+            peer.flying_rows -= 1;
+            peer.flying_bytes -= self.messages.get(row).map_or(0, Outgoing::size);
+        }
+        lane.flying = from;
+        if from == 0 {
+            lane.answer_by = None;
+        }
+        self.refresh(id);
+    }
+
+    /// Makes the peer's ready set say what the lane says; an empty lane goes.
+    pub(crate) fn refresh(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let peer = self.peers.entry(lane.key.node).or_default();
+        let ready = lane.due.is_none().then(|| lane.queue.get(lane.flying).copied()).flatten();
+        if ready != lane.ready {
+            if let Some(old) = lane.ready {
+                peer.ready.remove(&(old, id));
+            }
+            if let Some(new) = ready {
+                peer.ready.insert((new, id));
+            }
+            lane.ready = ready;
+        }
+    }
+
+    /// Forgets a lane without messages; returns the timer to take back.
+    pub(crate) fn forget_empty(&mut self, id: LaneId) -> Option<Option<Instant>> {
+        self.lanes.get(&id).filter(|lane| lane.queue.is_empty())?;
+        let lane = self.lanes.remove(&id)?;
+        self.lane_ids.remove(&lane.key);
+        Some(lane.timer)
+    }
+
+    /// The lanes to a peer.
+    pub(crate) fn lanes_to(&self, node: NodeId) -> Vec<LaneId> {
+        let first = LaneKey { node, instance: InstanceId([0; 16]), to: first_name() };
+        let to_node = self.lane_ids.range(first..).take_while(|(key, _)| key.node == node);
+        to_node.map(|(_, id)| *id).collect()
+    }
+}
+
+impl Lane {
+    fn new(key: LaneKey) -> Self {
+        Self {
+            key,
+            queue: VecDeque::new(),
+            flying: 0,
+            attempts: 0,
+            due: None,
+            answer_by: None,
+            timer: None,
+            stale: 0,
+            ready: None,
+        }
+    }
+
+    /// When the lane wants to be looked at again.
+    pub(crate) fn wants(&self) -> Option<Instant> {
+        self.due.or(self.answer_by)
+    }
+}
+
+/// The lowest agent name there is, for ranges.
+fn first_name() -> AgentName {
+    "0".parse().expect("a name")
+}
+
+/// What a message costs beside its body, in the byte bounds.
+pub(crate) const OVERHEAD: usize = 256;

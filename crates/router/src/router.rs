@@ -1,0 +1,576 @@
+//! [`Router`]: what comes in, what goes out, and the timers between. The two halves of its story
+//! are in `sender.rs` (from a local agent to a peer) and `receiver.rs` (from a peer to an agent).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use identity::{AgentName, NodeId};
+use wire::message::{MessageFrame, MessageKey};
+use wire::{InstanceId, MessageId};
+
+use crate::clock::{Clock, Dice};
+use crate::inbox::{Content, Inbox, Mailbox, Phase};
+use crate::limits;
+use crate::outbox::{LaneId, Outbox, Place, Usage};
+use crate::rows::{DeadRow, InboxRow, Letter, OutboxRow, Row, RowId, Table, Write};
+use crate::words::{Agent, Authority, Delivery, Failure, Refusal, Status};
+
+/// The messages of one gateway.
+pub struct Router {
+    pub(crate) node: NodeId,
+    pub(crate) epoch: u64,
+    pub(crate) clock: Clock,
+    pub(crate) now: Instant,
+    pub(crate) dice: Dice,
+    pub(crate) authority: Arc<dyn Authority + Send + Sync>,
+    pub(crate) outbox: Outbox,
+    pub(crate) inbox: Inbox,
+    pub(crate) counters: Counters,
+    next_row: u64,
+    next_ticket: u64,
+    /// Stores that somebody waits for, in the order in which they were asked for.
+    pub(crate) pending: BTreeMap<Ticket, Pending>,
+    pub(crate) timers: BTreeSet<(Instant, Timer)>,
+    /// Peers and mailboxes that may have something to do.
+    pub(crate) to_pump: BTreeSet<NodeId>,
+    pub(crate) to_serve: BTreeSet<InstanceId>,
+    outputs: VecDeque<Output>,
+    /// Frames to this gateway itself: an agent here is reached by the same road.
+    loopback: VecDeque<MessageFrame>,
+}
+
+/// What the shell must do. `Wait` comes last; then the router has nothing more to say until
+/// something happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "moved once, from the queue to the shell")]
+pub enum Output {
+    /// Send a frame to a peer that is up. Frames to one peer keep their order.
+    Send {
+        /// The peer.
+        peer: NodeId,
+        /// The frame.
+        frame: MessageFrame,
+    },
+    /// Write these, all or none, after all that was asked for before. With a ticket: fsync, then
+    /// [`Router::handle_stored`]. Without: whenever convenient, nobody waits.
+    Store {
+        /// What to say when it is done.
+        ticket: Option<Ticket>,
+        /// The changes.
+        writes: Vec<Write>,
+    },
+    /// Show this to a holder that asked for it.
+    Deliver {
+        /// Who asked.
+        holder: HolderId,
+        /// What it gets.
+        delivery: Delivery,
+    },
+    /// A reply, to whoever [watches](Router::watch) the request. Then either
+    /// [`Router::handle_answer_taken`] or, where nobody was there, [`Router::handle_answer_left`].
+    Answer {
+        /// The request.
+        request: MessageKey,
+        /// The reply.
+        delivery: Delivery,
+    },
+    /// Something that people or metrics should know.
+    Event(Event),
+    /// Drained: call [`Router::handle_timeout`] then.
+    Wait(Option<Instant>),
+}
+
+/// Names one [`Output::Store`]; later stores have higher tickets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Names somebody who is shown messages; chosen by the shell, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HolderId(pub u64);
+
+/// What became of handing something in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// It is accepted when this is stored.
+    Storing(Ticket),
+    /// The same message was accepted before; so it stands.
+    Known(Status),
+}
+
+/// A change worth telling: the audit trail. Bodies never appear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A message of a local agent is safe here.
+    Accepted {
+        /// The message.
+        key: MessageKey,
+        /// Where it goes.
+        node: NodeId,
+    },
+    /// How a message of a local agent stands, where that changed and somebody watches.
+    Changed {
+        /// The message.
+        key: MessageKey,
+        /// How it stands.
+        status: Status,
+    },
+    /// A message of a local agent came to nothing.
+    Failed {
+        /// The message.
+        key: MessageKey,
+        /// Why.
+        error: Failure,
+    },
+    /// A message from that node was refused.
+    Refused {
+        /// The node.
+        node: NodeId,
+        /// The message.
+        key: MessageKey,
+        /// Why.
+        error: Failure,
+    },
+    /// A stored message to a local agent was given up.
+    DeadLetter {
+        /// The node that it came from.
+        node: NodeId,
+        /// The message.
+        key: MessageKey,
+        /// Why.
+        error: Failure,
+    },
+    /// Messages wait for a peer that is down: a session with it is wanted.
+    Wanted {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// An agent was removed; whoever was shown its messages gets no more.
+    AgentGone {
+        /// Its life.
+        instance: InstanceId,
+    },
+}
+
+/// Counts since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages of local agents that were accepted.
+    pub accepted: u64,
+    /// Messages of local agents that were refused at once.
+    pub refused: u64,
+    /// Offers made, again or for the first time.
+    pub offered: u64,
+    /// Messages that are known to be stored at their receiver.
+    pub stored_there: u64,
+    /// Messages of local agents that came to nothing.
+    pub failed: u64,
+    /// Messages that were stored here.
+    pub received: u64,
+    /// Messages that were here before.
+    pub duplicates: u64,
+    /// Messages from peers that were refused.
+    pub refused_peers: u64,
+    /// Times that a message was shown.
+    pub shown: u64,
+    /// Acks.
+    pub acked: u64,
+    /// Messages to local agents that were given up.
+    pub dead_letters: u64,
+    /// Dead letters that were dropped, the oldest first, as there is no room for more.
+    pub dead_letters_dropped: u64,
+    /// Failure notices that found no room.
+    pub notices_dropped: u64,
+    /// Frames that made no sense where they arrived.
+    pub strays: u64,
+}
+
+/// What the queues hold now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Counts since the start.
+    pub counters: Counters,
+    /// Messages on their way.
+    pub outbox_rows: usize,
+    /// Their bytes.
+    pub outbox_bytes: usize,
+    /// Messages that wait for an ack.
+    pub inbox_rows: usize,
+    /// Their bytes.
+    pub inbox_bytes: usize,
+    /// Dead letters.
+    pub dead_rows: usize,
+    /// Messages that wait for each peer.
+    pub queued: Vec<(NodeId, usize)>,
+}
+
+/// What a ticket stands for.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// A message of a local agent; for a reply also the letter that it acks.
+    Accept { row: RowId, acks: Option<RowId> },
+    /// A message from a peer, and the request that it answers.
+    Receive { row: RowId, answers: Option<RowId> },
+    /// An ack alone.
+    Ack { row: RowId },
+    /// Nothing but that everything before it is stored.
+    Flush,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// A message of a local agent: first its time to live, then its memory.
+    Outgoing(RowId),
+    Lane(LaneId),
+    Dial(NodeId),
+    /// A message to a local agent: first its time to live, then its memory.
+    Incoming(RowId),
+    Hold(RowId),
+}
+
+impl Router {
+    /// A router with empty queues. `epoch` is that of the spool, `first_row` lies above every row
+    /// that the spool ever had.
+    pub fn new(
+        node: NodeId,
+        epoch: u64,
+        first_row: RowId,
+        authority: Arc<dyn Authority + Send + Sync>,
+        seed: [u8; 32],
+        clock: Clock,
+        now: Instant,
+    ) -> Self {
+        let mut outbox = Outbox::default();
+        // This gateway is always up to itself.
+        outbox.peers.entry(node).or_default().up = true;
+        Self {
+            node,
+            epoch,
+            clock,
+            now,
+            dice: Dice::new(seed),
+            authority,
+            outbox,
+            inbox: Inbox::default(),
+            counters: Counters::default(),
+            next_row: first_row.0.max(1),
+            next_ticket: 1,
+            pending: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            to_pump: BTreeSet::new(),
+            to_serve: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            loopback: VecDeque::new(),
+        }
+    }
+
+    /// Lets a local agent have an inbox.
+    pub fn add_agent(&mut self, agent: Agent, now: Instant) {
+        self.now = now;
+        let instance = agent.instance;
+        if self.inbox.mailboxes.contains_key(&instance) {
+            return;
+        }
+        self.inbox.names.insert(agent.name.clone(), instance);
+        self.inbox.mailboxes.insert(instance, Mailbox::new(agent));
+    }
+
+    /// Ends an agent's life: what waits from it and for it becomes dead letters, and a new agent
+    /// of the same name inherits nothing.
+    pub fn remove_agent(&mut self, instance: InstanceId, now: Instant) {
+        self.now = now;
+        let gone = Failure::new("agent_removed", "the agent was removed from its gateway");
+        let lowest = MessageKey { instance, id: MessageId::new(0, [0; 10]) };
+        let from_it = self.outbox.by_key.range(lowest..).take_while(|(key, _)| key.instance == instance);
+        for row in from_it.map(|(_, row)| *row).collect::<Vec<_>>() {
+            self.abandon_outgoing(row, &gone);
+        }
+        let to_it = self.inbox.by_id.range((instance, lowest.id)..).take_while(|(key, _)| key.0 == instance);
+        for row in to_it.map(|(_, row)| *row).collect::<Vec<_>>() {
+            self.give_up(row, gone.clone());
+        }
+        let holders = self.inbox.holders.iter().filter(|(_, holder)| holder.owner == instance);
+        for holder in holders.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.inbox.holders.remove(&holder);
+        }
+        if let Some(mailbox) = self.inbox.mailboxes.remove(&instance)
+            && self.inbox.names.get(&mailbox.agent.name) == Some(&instance)
+        {
+            self.inbox.names.remove(&mailbox.agent.name);
+        }
+        // Its dead letters stay, for people.
+        if let Some(usage) = self.outbox.usage.get_mut(&instance) {
+            let (dead, dead_bytes) = (std::mem::take(&mut usage.dead), usage.dead_bytes);
+            *usage = Usage { dead, dead_bytes, ..Usage::default() };
+        }
+        self.event(Event::AgentGone { instance });
+    }
+
+    /// The policy or the members changed: everything that waits is judged again.
+    pub fn set_authority(&mut self, authority: Arc<dyn Authority + Send + Sync>, now: Instant) {
+        self.now = now;
+        self.authority = authority;
+        if !self.authority.has_policy() {
+            return;
+        }
+        self.judge_outgoing_again();
+        self.judge_incoming_again();
+    }
+
+    /// The wall clock was set. What waits keeps the time that it was given.
+    pub fn set_clock(&mut self, clock: Clock, now: Instant) {
+        self.now = now;
+        self.clock = clock;
+    }
+
+    /// A session with that peer is up: whatever waits for it goes now.
+    pub fn handle_up(&mut self, peer: NodeId, now: Instant) {
+        self.now = now;
+        self.recall(peer);
+        let entry = self.outbox.peers.entry(peer).or_default();
+        entry.up = true;
+        entry.dials = 0;
+        if let Some(at) = entry.dial_at.take() {
+            self.timers.remove(&(at, Timer::Dial(peer)));
+        }
+        self.to_pump.insert(peer);
+    }
+
+    /// The session is gone, and with it what was in flight.
+    pub fn handle_down(&mut self, peer: NodeId, now: Instant) {
+        self.now = now;
+        if peer == self.node {
+            return;
+        }
+        self.outbox.peers.entry(peer).or_default().up = false;
+        self.recall(peer);
+        self.to_pump.insert(peer);
+    }
+
+    /// A frame arrived on the session of `peer`, whose identity that session has proved.
+    pub fn handle_frame(&mut self, peer: NodeId, frame: MessageFrame, now: Instant) {
+        self.now = now;
+        match frame {
+            MessageFrame::Offer { envelope, after } => self.handle_offer(peer, envelope, after),
+            MessageFrame::Stored { key } => self.handle_stored_there(peer, key),
+            MessageFrame::Refused { key, nack } => self.handle_refused(peer, key, nack),
+            MessageFrame::Progress { key, stage } => self.handle_progress(peer, key, stage),
+        }
+    }
+
+    /// Everything up to this ticket is on disk.
+    pub fn handle_stored(&mut self, up_to: Ticket, now: Instant) {
+        self.now = now;
+        while let Some(first) = self.pending.first_entry().filter(|first| *first.key() <= up_to) {
+            match first.remove() {
+                Pending::Accept { row, acks } => self.accepted(row, acks),
+                Pending::Receive { row, answers } => self.received(row, answers),
+                Pending::Ack { row } => self.acked(row),
+                Pending::Flush => {}
+            }
+        }
+    }
+
+    /// Nothing up to this ticket that was not stored before is on disk, and it never will be. A
+    /// later message must not be stored before an earlier one was tried again, so a spool that
+    /// fails one store fails all that were asked for before the router heard of it.
+    pub fn handle_store_failed(&mut self, up_to: Ticket, now: Instant) {
+        self.now = now;
+        while let Some(first) = self.pending.first_entry().filter(|first| *first.key() <= up_to) {
+            match first.remove() {
+                Pending::Accept { row, acks } => self.accept_failed(row, acks),
+                Pending::Receive { row, answers } => self.receive_failed(row, answers),
+                Pending::Ack { row } => self.ack_failed(row),
+                Pending::Flush => {}
+            }
+        }
+    }
+
+    /// The time that [`Output::Wait`] named has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        while let Some(first) = self.timers.first().copied().filter(|first| first.0 <= now) {
+            self.timers.remove(&first);
+            match first.1 {
+                Timer::Outgoing(row) => self.outgoing_timer(row, first.0),
+                Timer::Lane(lane) => self.lane_timer(lane),
+                Timer::Dial(peer) => self.dial_timer(peer),
+                Timer::Incoming(row) => self.incoming_timer(row, first.0),
+                Timer::Hold(row) => self.hold_timer(row),
+            }
+        }
+    }
+
+    /// The next thing to do. Ends with [`Output::Wait`].
+    pub fn poll_output(&mut self) -> Output {
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return output;
+            }
+            if let Some(frame) = self.loopback.pop_front() {
+                self.handle_frame(self.node, frame, self.now);
+            } else if let Some(peer) = self.to_pump.pop_first() {
+                self.pump(peer);
+            } else if let Some(agent) = self.to_serve.pop_first() {
+                self.serve(agent);
+            } else {
+                return Output::Wait(self.timers.first().map(|(at, _)| *at));
+            }
+        }
+    }
+
+    /// A ticket that is stored when everything asked for so far is.
+    pub fn flush(&mut self, now: Instant) -> Ticket {
+        self.now = now;
+        self.store(Vec::new(), Pending::Flush)
+    }
+
+    /// How a message of a local agent stands.
+    pub fn status(&self, instance: InstanceId, id: MessageId) -> Result<Status, Refusal> {
+        let row = self.outbox.by_key.get(&MessageKey { instance, id }).ok_or(Refusal::NotFound)?;
+        let message = self.outbox.messages.get(row).ok_or(Refusal::NotFound)?;
+        Ok(message.sent.status())
+    }
+
+    /// What the queues hold.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            counters: self.counters,
+            outbox_rows: self.outbox.usage.values().map(|usage| usage.rows).sum(),
+            outbox_bytes: self.outbox.usage.values().map(|usage| usage.bytes).sum(),
+            inbox_rows: self.inbox.mailboxes.values().map(|mailbox| mailbox.rows).sum(),
+            inbox_bytes: self.inbox.mailboxes.values().map(|mailbox| mailbox.bytes).sum(),
+            dead_rows: self.outbox.usage.values().map(|usage| usage.dead.len()).sum(),
+            queued: self.queued(),
+        }
+    }
+
+    /// How many messages wait for each other peer.
+    pub fn queued(&self) -> Vec<(NodeId, usize)> {
+        let others = self.outbox.peers.iter().filter(|(node, _)| **node != self.node);
+        others.filter(|(_, peer)| peer.queued > 0).map(|(node, peer)| (*node, peer.queued)).collect()
+    }
+
+    /// The local agent of that name.
+    pub fn agent(&self, name: &AgentName) -> Option<InstanceId> {
+        self.inbox.names.get(name).copied()
+    }
+}
+
+impl Router {
+    pub(crate) fn unix_ms(&self) -> u64 {
+        self.clock.unix_ms(self.now)
+    }
+
+    pub(crate) fn new_row(&mut self) -> RowId {
+        self.next_row += 1;
+        RowId(self.next_row - 1)
+    }
+
+    /// Asks for a store that something waits for.
+    pub(crate) fn store(&mut self, writes: Vec<Write>, pending: Pending) -> Ticket {
+        let ticket = self.new_ticket();
+        self.store_as(ticket, writes, pending);
+        ticket
+    }
+
+    pub(crate) fn store_as(&mut self, ticket: Ticket, writes: Vec<Write>, pending: Pending) {
+        self.pending.insert(ticket, pending);
+        self.outputs.push_back(Output::Store { ticket: Some(ticket), writes });
+    }
+
+    pub(crate) fn new_ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket - 1)
+    }
+
+    /// Asks for a store that may be lost with a crash without harm.
+    pub(crate) fn store_some_time(&mut self, writes: Vec<Write>) {
+        if !writes.is_empty() {
+            self.outputs.push_back(Output::Store { ticket: None, writes });
+        }
+    }
+
+    pub(crate) fn send_frame(&mut self, peer: NodeId, frame: MessageFrame) {
+        if peer == self.node {
+            self.loopback.push_back(frame);
+        } else if self.outbox.peers.get(&peer).is_some_and(|peer| peer.up) {
+            self.outputs.push_back(Output::Send { peer, frame });
+        }
+    }
+
+    pub(crate) fn deliver(&mut self, holder: HolderId, delivery: Delivery) {
+        self.outputs.push_back(Output::Deliver { holder, delivery });
+    }
+
+    pub(crate) fn answer(&mut self, request: MessageKey, delivery: Delivery) {
+        self.outputs.push_back(Output::Answer { request, delivery });
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Keeps what was given up, within the bounds of its agent.
+    pub(crate) fn bury(&mut self, dead: DeadRow, writes: &mut Vec<Write>) {
+        let row = self.new_row();
+        let usage = self.outbox.usage.entry(dead.instance).or_default();
+        let size = dead.body.len() + crate::outbox::OVERHEAD;
+        usage.dead.insert(row, size);
+        usage.dead_bytes += size;
+        writes.push(Write::Put(row, Row::Dead(dead)));
+        while usage.dead.len() > limits::DEAD_ROWS || usage.dead_bytes > limits::DEAD_BYTES {
+            let Some((oldest, size)) = usage.dead.pop_first() else { break };
+            usage.dead_bytes -= size;
+            self.counters.dead_letters_dropped += 1;
+            writes.push(Write::Delete(Table::Dead, oldest));
+        }
+    }
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Router")
+            .field("node", &self.node)
+            .field("outbox", &self.outbox.messages.len())
+            .field("inbox", &self.inbox.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A letter as its row.
+pub(crate) fn waiting(letter: &Letter) -> Row {
+    Row::Inbox(InboxRow::Waiting(letter.clone()))
+}
+
+impl crate::outbox::Outgoing {
+    /// The row that says how the message stands now.
+    pub(crate) fn row(&self) -> Row {
+        Row::Outbox(match (&self.envelope, self.place) {
+            (Some(envelope), Place::Storing(_) | Place::Lane(_)) => OutboxRow::Waiting {
+                node: self.sent.node,
+                to: self.sent.to.clone(),
+                envelope: envelope.clone(),
+                hash: self.sent.hash,
+            },
+            _ => OutboxRow::Sent(self.sent.clone()),
+        })
+    }
+}
+
+impl crate::rows::Sent {
+    pub(crate) fn status(&self) -> Status {
+        Status { id: self.id, state: self.state, error: self.error.clone(), reply: self.reply }
+    }
+}
+
+impl Router {
+    /// Whether a letter may be shown now.
+    pub(crate) fn is_ready(&self, row: RowId) -> bool {
+        let entry = self.inbox.entries.get(&row);
+        entry.is_some_and(|entry| {
+            matches!(&entry.content, Content::Letter { phase: Phase::Ready, .. })
+        })
+    }
+}
