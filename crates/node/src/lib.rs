@@ -1,1 +1,23 @@
-//! placeholder
+//! The gateway daemon: one process that joins the cores (`tunnel`, `router`, `identity`, `policy`)
+//! to sockets, files and the local API. [`run`] is the whole of it.
+#![forbid(unsafe_code)]
+
+pub mod agents;
+pub mod api;
+mod candidates;
+pub mod config;
+pub mod control;
+mod exchange;
+pub mod files;
+mod links;
+pub mod messages;
+pub mod plane;
+mod run;
+mod sessions;
+pub mod spool;
+pub mod state;
+mod view;
+pub mod world;
+
+pub use config::{Config, ConfigError};
+pub use run::{Ready, RunError, run};

@@ -1,0 +1,77 @@
+//! Every route, and who may call it: one table for the server, its tests and the document.
+
+/// One route of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The method.
+    pub verb: Verb,
+    /// The path, with `{id}` and `{name}` as in OpenAPI.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+}
+
+/// The HTTP methods in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// Reads.
+    Get,
+    /// Does.
+    Post,
+    /// Removes.
+    Delete,
+}
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// An agent, or the admin for a named one.
+    Agent,
+    /// An agent or the admin.
+    Any,
+    /// The admin alone, on the unix socket alone.
+    Admin,
+}
+
+impl Route {
+    /// Every route.
+    pub const ALL: [Self; 22] = [
+        Self::new(Verb::Post, "/v1/send", Access::Agent),
+        Self::new(Verb::Post, "/v1/ask", Access::Agent),
+        Self::new(Verb::Get, "/v1/messages", Access::Agent),
+        Self::new(Verb::Get, "/v1/messages/stream", Access::Agent),
+        Self::new(Verb::Post, "/v1/messages/ack", Access::Agent),
+        Self::new(Verb::Get, "/v1/messages/{id}", Access::Agent),
+        Self::new(Verb::Post, "/v1/messages/{id}/ack", Access::Agent),
+        Self::new(Verb::Post, "/v1/messages/{id}/heartbeat", Access::Agent),
+        Self::new(Verb::Post, "/v1/messages/{id}/release", Access::Agent),
+        Self::new(Verb::Post, "/v1/messages/{id}/reply", Access::Agent),
+        Self::new(Verb::Get, "/v1/agents", Access::Any),
+        Self::new(Verb::Post, "/v1/ping", Access::Any),
+        Self::new(Verb::Get, "/v1/health", Access::Any),
+        Self::new(Verb::Get, "/v1/metrics", Access::Any),
+        Self::new(Verb::Get, "/v1/openapi.json", Access::Any),
+        Self::new(Verb::Get, "/v1/status", Access::Admin),
+        Self::new(Verb::Get, "/v1/policy", Access::Admin),
+        Self::new(Verb::Get, "/v1/admin/agents", Access::Admin),
+        Self::new(Verb::Post, "/v1/admin/agents", Access::Admin),
+        Self::new(Verb::Get, "/v1/admin/agents/{name}", Access::Admin),
+        Self::new(Verb::Delete, "/v1/admin/agents/{name}", Access::Admin),
+        Self::new(Verb::Post, "/v1/admin/agents/{name}/rotate", Access::Admin),
+    ];
+
+    const fn new(verb: Verb, path: &'static str, access: Access) -> Self {
+        Self { verb, path, access }
+    }
+}
+
+impl Verb {
+    /// The method's name in HTTP.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! From a call to typed arguments: who asks, and what, with errors that name the fault.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::StatusCode;
+use serde::de::DeserializeOwned;
+use wire::MessageId;
+
+use super::Shared;
+use super::gate::Caller;
+use super::refused::Refused;
+use crate::agents::Agent;
+
+/// The agent that asks, or that the admin acts for.
+pub(super) struct AsAgent(pub(super) Arc<Agent>);
+
+/// The admin.
+pub(super) struct AsAdmin {
+    pub(super) uid: u32,
+}
+
+/// Whoever asks.
+pub(super) struct Anyone(pub(super) Caller);
+
+/// A JSON body; an absent one is an empty object.
+pub(super) struct Json<T>(pub(super) T);
+
+/// The query.
+pub(super) struct Query<T>(pub(super) T);
+
+impl FromRequestParts<Arc<Shared>> for Anyone {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Refused> {
+        // Only the gate puts a caller there; a call without one is nobody's.
+        parts.extensions.remove::<Caller>().map(Self).ok_or_else(Refused::unauthorized)
+    }
+}
+
+impl FromRequestParts<Arc<Shared>> for AsAgent {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refused> {
+        let Anyone(caller) = Anyone::from_request_parts(parts, shared).await?;
+        match caller.agent() {
+            Some(agent) => Ok(Self(agent.clone())),
+            None => Err(Refused::new(
+                StatusCode::BAD_REQUEST,
+                "agent_missing",
+                "the admin acts for a local agent: name it in X-Crabmesh-Agent",
+            )),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Shared>> for AsAdmin {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refused> {
+        match Anyone::from_request_parts(parts, shared).await?.0 {
+            Caller::Admin { uid, .. } => Ok(Self { uid }),
+            Caller::Agent(_) => {
+                Err(Refused::forbidden("admin_only", "this is for the node's admin, on its socket"))
+            }
+        }
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Json<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Refused> {
+        let bytes = Bytes::from_request(request, shared).await.map_err(|rejection| {
+            match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => Refused::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "too_large",
+                    "the request is larger than any message can be",
+                ),
+                _ => Refused::schema("the request ended before its body did"),
+            }
+        })?;
+        let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        serde_json::from_slice(bytes).map(Self).map_err(|error| Refused::schema(error.to_string()))
+    }
+}
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Shared>> for Query<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Refused> {
+        match axum::extract::Query::try_from_uri(&parts.uri) {
+            Ok(axum::extract::Query(value)) => Ok(Self(value)),
+            Err(rejection) => Err(Refused::schema(rejection.body_text())),
+        }
+    }
+}
+
+/// A message id in a path or a body.
+pub(super) fn message_id(text: &str) -> Result<MessageId, Refused> {
+    text.parse().map_err(|error: wire::message::ParseMessageIdError| Refused::schema(error.to_string()))
+}

@@ -1,0 +1,338 @@
+//! The agent's verbs: send, ask, receive, follow, ack, heartbeat, reply.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{
+    AckAnswer, AckRequest, Acked, AskRequest, Body, HeartbeatRequest, Kind, Received, ReceivedList,
+    Reply, ReplyRequest, SendAnswer, SendRequest, State, Timestamp,
+};
+use axum::extract::{Path, State as Shares};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use identity::AgentAddress;
+use serde::Deserialize;
+use wire::MessageId;
+
+use super::Shared;
+use super::extract::{AsAgent, Json, Query, message_id};
+use super::refused::{Refused, json};
+use crate::messages::{
+    Delivery, DeliveryKind, Draft, Outcome, ReceiveOptions, ReplyDraft, Status, WaitFor, within,
+};
+
+/// `?wait=SECONDS&max=N&hold=SECONDS`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReceiveQuery {
+    wait: Option<u64>,
+    max: Option<usize>,
+    hold: Option<u64>,
+}
+
+/// No query is known.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoFields {}
+
+pub(super) async fn send(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Json(request): Json<SendRequest>,
+) -> Result<Response, Refused> {
+    let (id, draft) = draft(request)?;
+    match shared.messages.send(&agent.local, draft).await {
+        Ok(sent) => Ok(json(StatusCode::OK, &SendAnswer {
+            id: sent.id.to_string(),
+            state: state(sent.state),
+            reply: None,
+            error: sent.error.map(failure),
+        })),
+        Err(error) => Err(Refused::of_message(id, &error)),
+    }
+}
+
+pub(super) async fn ask(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Json(request): Json<AskRequest>,
+) -> Result<Response, Refused> {
+    let (request, timeout_ms) = request.into_parts();
+    let timeout = timeout_ms.map_or(ASK_TIMEOUT, Duration::from_millis).min(ASK_TIMEOUT_MAX);
+    let (id, draft) = draft(request)?;
+    let until = within(timeout);
+    let asked = shared.messages.send_and_wait(&agent.local, draft, WaitFor::Reply, until).await;
+    match asked {
+        Ok((_, outcome)) => Ok(json(StatusCode::OK, &outcome_answer(id, outcome, timeout))),
+        Err(error) => Err(Refused::of_message(id, &error)),
+    }
+}
+
+pub(super) async fn receive(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Query(query): Query<ReceiveQuery>,
+) -> Result<Response, Refused> {
+    let options = ReceiveOptions {
+        wait: Duration::from_secs(query.wait.unwrap_or(0).min(RECEIVE_WAIT_MAX_S)),
+        max: query.max.unwrap_or(RECEIVE_MAX).clamp(1, RECEIVE_MAX),
+        hold: query.hold.map(Duration::from_secs),
+    };
+    let deliveries = shared.messages.receive(&agent.local, options).await?;
+    let messages = deliveries.into_iter().map(|delivery| shared.received(delivery)).collect();
+    Ok(json(StatusCode::OK, &ReceivedList { messages }))
+}
+
+/// What waits and what comes, as server-sent events: `event: message`, `id:` the message's,
+/// `data:` as in `GET /v1/messages`. What was shown is held as long as the connection is.
+pub(super) async fn stream(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Query(NoFields {}): Query<NoFields>,
+) -> Result<Response, Refused> {
+    let follow = shared.messages.follow(&agent.local).await?;
+    let events = follow.map(move |delivery| {
+        let received = shared.received(delivery);
+        // Every type of `api` serialises, see `json`.
+        let data = serde_json::to_string(&received).unwrap_or_default();
+        Ok::<_, Infallible>(Event::default().event("message").id(received.id).data(data))
+    });
+    // The first comment tells a follower that it is connected before anything came.
+    let hello = futures_util::stream::once(async { Ok(Event::default().comment("connected")) });
+    let keep_alive = KeepAlive::new().interval(STREAM_HEARTBEAT);
+    Ok(Sse::new(hello.chain(events)).keep_alive(keep_alive).into_response())
+}
+
+pub(super) async fn ack(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Path(id): Path<String>,
+    Json(NoFields {}): Json<NoFields>,
+) -> Result<Response, Refused> {
+    let id = message_id(&id)?;
+    for result in shared.messages.ack(&agent.local, vec![id]).await? {
+        result?;
+    }
+    Ok(json(StatusCode::OK, &Acked { id: id.to_string(), error: None }))
+}
+
+pub(super) async fn ack_many(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Json(request): Json<AckRequest>,
+) -> Result<Response, Refused> {
+    if request.ids.len() > ACK_MAX {
+        return Err(Refused::schema(format!("at most {ACK_MAX} ids at once")));
+    }
+    let ids: Vec<MessageId> =
+        request.ids.iter().map(|id| message_id(id)).collect::<Result<_, _>>()?;
+    let results = shared.messages.ack(&agent.local, ids.clone()).await?;
+    let results = ids.into_iter().zip(results).map(|(id, result)| Acked {
+        id: id.to_string(),
+        error: result.err().map(|refusal| Refused::from(refusal).into()),
+    });
+    Ok(json(StatusCode::OK, &AckAnswer { results: results.collect() }))
+}
+
+pub(super) async fn heartbeat(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Path(id): Path<String>,
+    Json(request): Json<HeartbeatRequest>,
+) -> Result<Response, Refused> {
+    let id = message_id(&id)?;
+    let hold = request.hold_s.map(Duration::from_secs);
+    for result in shared.messages.heartbeat(&agent.local, vec![id], hold).await? {
+        result?;
+    }
+    Ok(json(StatusCode::OK, &Acked { id: id.to_string(), error: None }))
+}
+
+/// An agent that cannot do it now gives it back; it comes again at once, attempt + 1.
+pub(super) async fn release(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Path(id): Path<String>,
+    Json(NoFields {}): Json<NoFields>,
+) -> Result<Response, Refused> {
+    let id = message_id(&id)?;
+    shared.messages.release(&agent.local, vec![id]).await;
+    Ok(json(StatusCode::OK, &Acked { id: id.to_string(), error: None }))
+}
+
+pub(super) async fn reply(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Path(id): Path<String>,
+    Json(request): Json<ReplyRequest>,
+) -> Result<Response, Refused> {
+    let to = message_id(&id)?;
+    let ReplyRequest { body, body_base64, content_type, id } = request;
+    let (content_type, body) = content(body, body_base64, content_type)?;
+    let id = match id {
+        Some(id) => message_id(&id)?,
+        None => crate::messages::fresh_id(),
+    };
+    let draft = ReplyDraft { id: Some(id), content_type, body };
+    match shared.messages.reply(&agent.local, to, draft).await {
+        Ok(sent) => Ok(json(StatusCode::OK, &SendAnswer {
+            id: sent.id.to_string(),
+            state: state(sent.state),
+            reply: None,
+            error: sent.error.map(failure),
+        })),
+        Err(error) => Err(Refused::of_message(id, &error)),
+    }
+}
+
+pub(super) async fn show(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let status = shared.messages.state(&agent.local, message_id(&id)?).await?;
+    Ok(json(StatusCode::OK, &status_answer(status)))
+}
+
+impl Shared {
+    fn received(&self, delivery: Delivery) -> Received {
+        let Delivery { id, kind, from, to, content_type, body, created_at_ms, attempt } = delivery;
+        let (body, body_base64) = Body::from_bytes(body.into()).into_fields();
+        let reply_expected = kind == DeliveryKind::Request;
+        let (kind, in_reply_to, error) = match kind {
+            DeliveryKind::Message | DeliveryKind::Request => (Kind::Message, None, None),
+            DeliveryKind::Reply { in_reply_to } => (Kind::Reply, Some(in_reply_to), None),
+            DeliveryKind::Failure { of, error } => (Kind::Failure, Some(of), Some(failure(error))),
+        };
+        // Something can only be delivered after this gateway learned its name, except a failure
+        // that outlived the membership; that one came from here.
+        let node = self.view.own_name().unwrap_or_else(|| from.node.clone());
+        Received {
+            id: id.to_string(),
+            kind,
+            from,
+            to: AgentAddress { agent: to, node },
+            body,
+            body_base64,
+            content_type: content_type.into(),
+            created_at: Timestamp(created_at_ms),
+            attempt,
+            reply_expected,
+            in_reply_to: in_reply_to.map(|id| id.to_string()),
+            error,
+        }
+    }
+}
+
+/// The id is made here where the agent made none, so that a refusal can name it too.
+fn draft(request: SendRequest) -> Result<(MessageId, Draft), Refused> {
+    let SendRequest { to, body, body_base64, content_type, ttl_s, id, reply_expected } = request;
+    let (content_type, body) = content(body, body_base64, content_type)?;
+    let id = match id {
+        Some(id) => message_id(&id)?,
+        None => crate::messages::fresh_id(),
+    };
+    let draft = Draft {
+        id: Some(id),
+        to,
+        expects_reply: reply_expected,
+        ttl: ttl_s.map(Duration::from_secs),
+        content_type,
+        body,
+    };
+    Ok((id, draft))
+}
+
+fn content(
+    body: Option<String>,
+    body_base64: Option<String>,
+    content_type: Option<String>,
+) -> Result<(String, Bytes), Refused> {
+    let body = Body::from_fields(body, body_base64.as_deref())
+        .map_err(|error| Refused::schema(error.to_string()))?;
+    let content_type = content_type.unwrap_or_else(|| body.content_type().to_owned());
+    Ok((content_type, Bytes::from(body.into_bytes())))
+}
+
+fn outcome_answer(id: MessageId, outcome: Outcome, timeout: Duration) -> SendAnswer {
+    match outcome {
+        Outcome::Answered(reply) => SendAnswer {
+            id: id.to_string(),
+            state: State::Done,
+            reply: Some(reply_of(reply)),
+            error: None,
+        },
+        Outcome::Settled(status) => status_answer(status),
+        Outcome::TimedOut(status) => {
+            let mut answer = status_answer(status);
+            let reason = format!("no answer within {:?}", timeout);
+            let timeout = api::Failure::new("timeout", reason)
+                .hint("a late answer arrives by `crabmesh recv`");
+            answer.error.get_or_insert(timeout);
+            answer
+        }
+    }
+}
+
+fn reply_of(delivery: Delivery) -> Reply {
+    let (body, body_base64) = Body::from_bytes(delivery.body.into()).into_fields();
+    Reply {
+        id: delivery.id.to_string(),
+        from: delivery.from,
+        body,
+        body_base64,
+        content_type: delivery.content_type.into(),
+    }
+}
+
+fn status_answer(status: Status) -> SendAnswer {
+    SendAnswer {
+        id: status.id.to_string(),
+        state: state(status.state),
+        reply: None,
+        error: status.error.map(failure),
+    }
+}
+
+fn state(state: router::State) -> State {
+    match state {
+        router::State::Accepted => State::Accepted,
+        router::State::Stored => State::Stored,
+        router::State::Delivered => State::Delivered,
+        router::State::Done => State::Done,
+        router::State::Denied => State::Denied,
+        router::State::Expired => State::Expired,
+        router::State::Failed => State::Failed,
+    }
+}
+
+fn failure(failure: router::Failure) -> api::Failure {
+    api::Failure {
+        code: failure.code.into(),
+        reason: failure.reason.into(),
+        hint: None,
+        missing_grant: failure.missing_grant.map(Into::into),
+    }
+}
+
+/// As `crabmesh send --timeout`.
+const ASK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest time to live of a message, so also of an answer's.
+const ASK_TIMEOUT_MAX: Duration = router::limits::MAX_TTL;
+
+/// Below what proxies and HTTP clients take for a dead connection.
+const RECEIVE_WAIT_MAX_S: u64 = 60;
+
+/// The most messages of one answer; with the largest bodies 25 MiB.
+const RECEIVE_MAX: usize = 100;
+
+/// An inbox has no more.
+const ACK_MAX: usize = router::limits::INBOX_ROWS;
+
+/// Below the 30 s after which some clients give up a silent stream.
+const STREAM_HEARTBEAT: Duration = Duration::from_secs(10);

@@ -1,0 +1,293 @@
+//! What peers say, sorted: gossip to control, messages to the message plane, and here the two
+//! things that are neither, directories and pings of agents.
+//!
+//! Messages of a peer wait while control pulls what the peer holds that is newer (identity.md §5):
+//! nothing is judged by a policy that is known to be old. **Invariant:** this task never waits for
+//! one neighbour while another waits for it; it stops reading from peers instead.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use identity::{AgentName, NodeId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::debug;
+use wire::message::MessageFrame;
+use wire::peer::{DirectoryEntry, MAX_DIRECTORY, PeerFrame};
+
+use crate::control::{ControlInput, Event as ControlEvent};
+use crate::messages::PeerInput;
+use crate::sessions::{SessionCommand, SessionEvent};
+use crate::world::World;
+
+/// What the rest of the node asks.
+#[derive(Debug)]
+pub enum ExchangeCommand {
+    /// The agents that each peer in session says I may reach.
+    Directories(oneshot::Sender<BTreeMap<NodeId, Vec<DirectoryEntry>>>),
+    /// Whether `to` is there and lets `from` reach it; `None` without an answer in time.
+    Reachable {
+        /// The gateway.
+        peer: NodeId,
+        /// My agent.
+        from: AgentName,
+        /// Its agent.
+        to: AgentName,
+        /// The answer.
+        answer: oneshot::Sender<Option<bool>>,
+    },
+    /// Local agents came, went or were heard: tell the peers.
+    Agents(Vec<DirectoryEntry>),
+    /// This peer's packets come from here now.
+    Underlay(NodeId, Option<std::net::SocketAddr>),
+}
+
+/// What the task is joined to.
+pub struct ExchangePorts {
+    /// From the rest of the node.
+    pub commands: mpsc::Receiver<ExchangeCommand>,
+    /// From the sessions.
+    pub sessions: mpsc::Receiver<SessionEvent>,
+    /// To the sessions, which never wait.
+    pub to_sessions: mpsc::Sender<SessionCommand>,
+    /// From control.
+    pub control: mpsc::Receiver<ControlEvent>,
+    /// To control.
+    pub to_control: mpsc::Sender<ControlInput>,
+    /// To the message plane.
+    pub to_messages: mpsc::Sender<PeerInput>,
+    /// The policy and the members.
+    pub world: watch::Receiver<Arc<World>>,
+}
+
+/// The task.
+pub struct Exchange {
+    ports: ExchangePorts,
+    peers: BTreeMap<NodeId, Peer>,
+    underlay: BTreeMap<NodeId, std::net::SocketAddr>,
+    agents: Vec<DirectoryEntry>,
+    asked: BTreeMap<u64, (oneshot::Sender<Option<bool>>, Instant)>,
+    next_token: u64,
+    for_control: VecDeque<ControlInput>,
+    for_messages: VecDeque<PeerInput>,
+}
+
+/// A peer in session.
+#[derive(Default)]
+struct Peer {
+    /// Control judged its hello.
+    ready: bool,
+    /// Frames that came before that.
+    held: VecDeque<MessageFrame>,
+    directory: Vec<DirectoryEntry>,
+}
+
+impl Exchange {
+    /// Nobody is in session yet.
+    pub fn new(ports: ExchangePorts) -> Self {
+        Self {
+            ports,
+            peers: BTreeMap::new(),
+            underlay: BTreeMap::new(),
+            agents: Vec::new(),
+            asked: BTreeMap::new(),
+            next_token: 0,
+            for_control: VecDeque::new(),
+            for_messages: VecDeque::new(),
+        }
+    }
+
+    /// Runs until the node stops.
+    pub async fn run(mut self) {
+        let mut tick = tokio::time::interval(ANSWER_TIME);
+        loop {
+            let room = self.for_control.len() < MAX_WAITING && self.for_messages.len() < MAX_WAITING;
+            tokio::select! {
+                biased;
+                event = self.ports.control.recv() => match event {
+                    Some(event) => self.handle_control(event),
+                    None => return,
+                },
+                permit = self.ports.to_control.clone().reserve_owned(), if !self.for_control.is_empty() => match permit {
+                    Ok(permit) => send_first(permit, &mut self.for_control),
+                    Err(_) => return,
+                },
+                permit = self.ports.to_messages.clone().reserve_owned(), if !self.for_messages.is_empty() => match permit {
+                    Ok(permit) => send_first(permit, &mut self.for_messages),
+                    Err(_) => return,
+                },
+                event = self.ports.sessions.recv(), if room => match event {
+                    Some(event) => self.handle_session(event).await,
+                    None => return,
+                },
+                command = self.ports.commands.recv() => match command {
+                    Some(command) => self.handle_command(command).await,
+                    None => return,
+                },
+                changed = self.ports.world.changed() => match changed {
+                    Ok(()) => self.tell_directories().await,
+                    Err(_) => return,
+                },
+                _ = tick.tick() => self.expire(),
+            }
+        }
+    }
+
+    async fn handle_session(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Up(peer) => {
+                self.peers.insert(peer, Peer::default());
+                let remote = self.underlay.get(&peer).copied();
+                self.for_control.push_back(ControlInput::PeerUp { peer, remote });
+                self.tell_directory(peer).await;
+            }
+            SessionEvent::Down(peer) => {
+                if let Some(gone) = self.peers.remove(&peer)
+                    && gone.ready
+                {
+                    self.for_messages.push_back(PeerInput::Down(peer));
+                }
+                self.for_control.push_back(ControlInput::PeerDown(peer));
+            }
+            SessionEvent::Message(peer, frame) => match self.peers.get_mut(&peer) {
+                Some(known) if !known.ready => {
+                    // More than a peer may have in flight is its own fault; it offers again.
+                    if known.held.len() < MAX_WAITING {
+                        known.held.push_back(frame);
+                    }
+                }
+                _ => self.for_messages.push_back(PeerInput::Frame(peer, frame)),
+            },
+            SessionEvent::Control(peer, frame) => self.handle_frame(peer, frame).await,
+        }
+    }
+
+    async fn handle_frame(&mut self, peer: NodeId, frame: PeerFrame) {
+        match frame {
+            PeerFrame::Ping { token, agents } => {
+                let reachable = agents.is_none_or(|(from, to)| self.reaches_here(peer, &from, &to));
+                self.tell(peer, PeerFrame::Pong { token, reachable }).await;
+            }
+            PeerFrame::Pong { token, reachable } => {
+                if let Some((answer, _)) = self.asked.remove(&token) {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(Some(reachable));
+                }
+            }
+            PeerFrame::Directory(mut agents) => {
+                agents.truncate(MAX_DIRECTORY);
+                if let Some(known) = self.peers.get_mut(&peer) {
+                    known.directory = agents;
+                }
+            }
+            frame => self.for_control.push_back(ControlInput::Peer(peer, frame)),
+        }
+    }
+
+    fn handle_control(&mut self, event: ControlEvent) {
+        match event {
+            ControlEvent::Ready(peer) => {
+                if let Some(known) = self.peers.get_mut(&peer)
+                    && !known.ready
+                {
+                    known.ready = true;
+                    let held = std::mem::take(&mut known.held);
+                    self.for_messages.push_back(PeerInput::Up(peer));
+                    let frames = held.into_iter().map(|frame| PeerInput::Frame(peer, frame));
+                    self.for_messages.extend(frames);
+                }
+            }
+            ControlEvent::Unready(peer) => {
+                if let Some(known) = self.peers.get_mut(&peer) {
+                    known.ready = false;
+                }
+            }
+            // Control has told people of the rest itself.
+            _ => {}
+        }
+    }
+
+    async fn handle_command(&mut self, command: ExchangeCommand) {
+        match command {
+            ExchangeCommand::Directories(answer) => {
+                let known = self.peers.iter().map(|(id, peer)| (*id, peer.directory.clone()));
+                let _ = answer.send(known.collect());
+            }
+            ExchangeCommand::Reachable { peer, from, to, answer } => {
+                if !self.peers.contains_key(&peer) {
+                    // The dial goes on for the next try; there is no session to ask on now.
+                    self.command(SessionCommand::Dial(peer)).await;
+                    let _ = answer.send(None);
+                    return;
+                }
+                let token = self.next_token;
+                self.next_token += 1;
+                self.asked.insert(token, (answer, Instant::now() + ANSWER_TIME));
+                self.tell(peer, PeerFrame::Ping { token, agents: Some((from, to)) }).await;
+            }
+            ExchangeCommand::Agents(agents) => {
+                self.agents = agents;
+                self.tell_directories().await;
+            }
+            ExchangeCommand::Underlay(peer, remote) => {
+                match remote {
+                    Some(remote) => self.underlay.insert(peer, remote),
+                    None => self.underlay.remove(&peer),
+                };
+            }
+        }
+    }
+
+    /// Whether an agent of that peer may reach one of mine that exists.
+    fn reaches_here(&self, peer: NodeId, from: &AgentName, to: &AgentName) -> bool {
+        let world = self.ports.world.borrow();
+        let exists = self.agents.iter().any(|entry| entry.name == *to);
+        exists && world.reachable((peer, Some(from)), (world.node, to))
+    }
+
+    async fn tell_directories(&self) {
+        for peer in self.peers.keys() {
+            self.tell_directory(*peer).await;
+        }
+    }
+
+    /// The agents here that some agent there may reach: others are none of its business.
+    async fn tell_directory(&self, peer: NodeId) {
+        let agents = {
+            let world = self.ports.world.borrow();
+            let visible = |entry: &&DirectoryEntry| world.reachable((peer, None), (world.node, &entry.name));
+            self.agents.iter().filter(visible).take(MAX_DIRECTORY).cloned().collect()
+        };
+        self.tell(peer, PeerFrame::Directory(agents)).await;
+    }
+
+    async fn tell(&self, peer: NodeId, frame: PeerFrame) {
+        self.command(SessionCommand::Control(peer, frame)).await;
+    }
+
+    async fn command(&self, command: SessionCommand) {
+        if self.ports.to_sessions.send(command).await.is_err() {
+            debug!("the sessions have ended");
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let late = self.asked.extract_if(.., |_, (_, until)| *until <= now);
+        late.for_each(|(_, (answer, _))| {
+            let _ = answer.send(None);
+        });
+    }
+}
+
+fn send_first<T>(permit: mpsc::OwnedPermit<T>, queue: &mut VecDeque<T>) {
+    if let Some(first) = queue.pop_front() {
+        permit.send(first);
+    }
+}
+
+/// What may wait here for a neighbour: twice what a peer may have in flight.
+const MAX_WAITING: usize = 512;
+
+/// A peer in session answers within a round trip; 2 s is a lost one.
+const ANSWER_TIME: Duration = Duration::from_secs(2);

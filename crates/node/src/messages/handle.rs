@@ -1,0 +1,327 @@
+//! The handle: what an API handler calls. Every call is one command to the task and one answer;
+//! a caller that goes away simply drops its end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use identity::NodeId;
+use router::{Agent, Delivery, Refusal, State, Status};
+use tokio::sync::{Notify, mpsc, oneshot};
+use wire::message::MAX_BODY;
+use wire::{InstanceId, MessageId};
+
+use super::{
+    Draft, LocalAgent, Outcome, ReceiveOptions, ReplyDraft, SendError, Sent, Stats, WaitFor,
+};
+
+/// The way to the message plane. Clones share it; the plane ends when the last one is dropped and
+/// the streams are gone.
+#[derive(Clone, Debug)]
+pub struct Messages {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) wake: Arc<Notify>,
+}
+
+/// The deliveries of an agent as they come, until dropped. What it was shown is held (no other
+/// subscriber sees it) until acked, or until this is dropped.
+#[derive(Debug)]
+pub struct Follow {
+    pub(super) deliveries: mpsc::Receiver<Delivery>,
+    pub(super) wake: Arc<Notify>,
+}
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, SendError>>;
+
+/// What the handle asks of the task.
+#[derive(Debug)]
+pub(super) enum Command {
+    AddAgent(Agent, Reply<()>),
+    RemoveAgent(InstanceId, Reply<()>),
+    Send { from: Agent, draft: router::Draft, answer: Reply<Sent>, wait: Option<Waiter> },
+    Reply { from: Agent, to: MessageId, answer: router::Answer, done: Reply<Sent> },
+    Wait { agent: Agent, id: MessageId, waiter: Waiter },
+    Receive { agent: Agent, max: usize, hold: Option<Duration>, wait: bool, answer: Reply<Vec<Delivery>> },
+    Follow { agent: Agent, deliveries: mpsc::Sender<Delivery> },
+    Ack { agent: Agent, ids: Vec<MessageId>, done: Reply<Vec<Result<(), Refusal>>> },
+    Heartbeat { agent: Agent, ids: Vec<MessageId>, hold: Option<Duration>, done: Reply<Vec<Result<(), Refusal>>> },
+    Release { agent: Agent, ids: Vec<MessageId> },
+    State { agent: Agent, id: MessageId, answer: Reply<Status> },
+    Queued(Reply<Vec<(NodeId, usize)>>),
+    Stats(oneshot::Sender<Stats>),
+    Drain(oneshot::Sender<()>),
+}
+
+/// Somebody waits for a reply or a state.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) what: WaitFor,
+    pub(super) answer: oneshot::Sender<Outcome>,
+}
+
+impl Messages {
+    /// Lets an agent have an inbox. Called for every registered agent at the start and whenever
+    /// one is added; a second call is harmless.
+    pub async fn add_agent(&self, agent: &LocalAgent) -> Result<(), SendError> {
+        self.call(|done| Command::AddAgent(agent.into(), done)).await
+    }
+
+    /// Forgets an agent: what waits for it and from it becomes dead letters.
+    pub async fn remove_agent(&self, instance: [u8; 16]) -> Result<(), SendError> {
+        self.call(|done| Command::RemoveAgent(InstanceId(instance), done)).await
+    }
+
+    /// Takes a message; resolves when it is fsynced here, or refused.
+    pub async fn send(&self, from: &LocalAgent, draft: Draft) -> Result<Sent, SendError> {
+        let draft = to_router(draft)?;
+        self.call(|answer| Command::Send { from: from.into(), draft, answer, wait: None }).await
+    }
+
+    /// Sends and waits for what comes of it, without a gap between in which an answer could go to
+    /// another subscriber of the same agent.
+    pub async fn send_and_wait(
+        &self,
+        from: &LocalAgent,
+        draft: Draft,
+        what: WaitFor,
+        until: Instant,
+    ) -> Result<(Sent, Outcome), SendError> {
+        let draft = to_router(draft)?;
+        let id = draft.id;
+        let (waiter, outcome) = waiter(what);
+        let wait = Some(waiter);
+        let sent =
+            self.call(|answer| Command::Send { from: from.into(), draft, answer, wait }).await?;
+        let outcome = self.outcome(from, id, until, outcome).await?;
+        Ok((sent, outcome))
+    }
+
+    /// Waits for a message that was sent before.
+    pub async fn wait(
+        &self,
+        agent: &LocalAgent,
+        id: MessageId,
+        what: WaitFor,
+        until: Instant,
+    ) -> Result<Outcome, SendError> {
+        let (waiter, outcome) = waiter(what);
+        let command = Command::Wait { agent: agent.into(), id, waiter };
+        self.commands.send(command).await.map_err(|_| SendError::Stopping)?;
+        self.outcome(agent, id, until, outcome).await
+    }
+
+    /// What waits for the agent, or what comes within the time. Each is hidden until its hold
+    /// ends; ack it, or it comes again.
+    pub async fn receive(
+        &self,
+        agent: &LocalAgent,
+        options: ReceiveOptions,
+    ) -> Result<Vec<Delivery>, SendError> {
+        let (answer, mut deliveries) = oneshot::channel();
+        let wait = !options.wait.is_zero();
+        let (max, hold) = (options.max.clamp(1, router::limits::INBOX_ROWS), options.hold);
+        let command = Command::Receive { agent: agent.into(), max, hold, wait, answer };
+        self.commands.send(command).await.map_err(|_| SendError::Stopping)?;
+        let _gone = Gone(self.wake.clone());
+        if !wait {
+            return deliveries.await.map_err(|_| SendError::Stopping)?;
+        }
+        match tokio::time::timeout(options.wait, &mut deliveries).await {
+            Ok(answer) => answer.map_err(|_| SendError::Stopping)?,
+            // Closing first decides the race with a delivery made at this very moment.
+            Err(_) => {
+                deliveries.close();
+                deliveries.try_recv().unwrap_or(Ok(Vec::new()))
+            }
+        }
+    }
+
+    /// Everything that waits for the agent and everything that comes, until dropped.
+    pub async fn follow(&self, agent: &LocalAgent) -> Result<Follow, SendError> {
+        let (sender, deliveries) = mpsc::channel(FOLLOW_AHEAD);
+        let command = Command::Follow { agent: agent.into(), deliveries: sender };
+        self.commands.send(command).await.map_err(|_| SendError::Stopping)?;
+        Ok(Follow { deliveries, wake: self.wake.clone() })
+    }
+
+    /// Settles messages for good; resolves when that is fsynced. One result for each id.
+    pub async fn ack(
+        &self,
+        agent: &LocalAgent,
+        ids: Vec<MessageId>,
+    ) -> Result<Vec<Result<(), Refusal>>, SendError> {
+        self.call(|done| Command::Ack { agent: agent.into(), ids, done }).await
+    }
+
+    /// Answers a request and acks it, in one fsync.
+    pub async fn reply(
+        &self,
+        agent: &LocalAgent,
+        to: MessageId,
+        reply: ReplyDraft,
+    ) -> Result<Sent, SendError> {
+        if reply.body.len() > MAX_BODY {
+            return Err(Refusal::TooLarge.into());
+        }
+        let answer = router::Answer {
+            id: reply.id.unwrap_or_else(fresh_id),
+            content_type: reply.content_type.into(),
+            body: reply.body,
+        };
+        self.call(|done| Command::Reply { from: agent.into(), to, answer, done }).await
+    }
+
+    /// Keeps messages hidden for longer. One result for each id.
+    pub async fn heartbeat(
+        &self,
+        agent: &LocalAgent,
+        ids: Vec<MessageId>,
+        hold: Option<Duration>,
+    ) -> Result<Vec<Result<(), Refusal>>, SendError> {
+        self.call(|done| Command::Heartbeat { agent: agent.into(), ids, hold, done }).await
+    }
+
+    /// Shows messages again at once: for deliveries whose caller is known to be gone.
+    pub async fn release(&self, agent: &LocalAgent, ids: Vec<MessageId>) {
+        // A plane that has stopped has released everything.
+        let _ = self.commands.send(Command::Release { agent: agent.into(), ids }).await;
+    }
+
+    /// How a message of this agent stands.
+    pub async fn state(&self, agent: &LocalAgent, id: MessageId) -> Result<Status, SendError> {
+        self.call(|answer| Command::State { agent: agent.into(), id, answer }).await
+    }
+
+    /// How many messages wait for each peer, for `status`.
+    pub async fn queued(&self) -> Result<Vec<(NodeId, usize)>, SendError> {
+        self.call(Command::Queued).await
+    }
+
+    /// Queues and counters.
+    pub async fn stats(&self) -> Result<Stats, SendError> {
+        let (answer, stats) = oneshot::channel();
+        self.commands.send(Command::Stats(answer)).await.map_err(|_| SendError::Stopping)?;
+        stats.await.map_err(|_| SendError::Stopping)
+    }
+
+    /// Resolves when everything that the router has decided so far is on disk.
+    pub async fn drain(&self) {
+        let (answer, done) = oneshot::channel();
+        if self.commands.send(Command::Drain(answer)).await.is_ok() {
+            // A plane that stops drains too.
+            let _ = done.await;
+        }
+    }
+
+    async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, SendError> {
+        let (answer, result) = oneshot::channel();
+        self.commands.send(command(answer)).await.map_err(|_| SendError::Stopping)?;
+        result.await.map_err(|_| SendError::Stopping)?
+    }
+
+    async fn outcome(
+        &self,
+        agent: &LocalAgent,
+        id: MessageId,
+        until: Instant,
+        outcome: oneshot::Receiver<Outcome>,
+    ) -> Result<Outcome, SendError> {
+        // Dropped before the state is asked for, and also when this call is cancelled.
+        let gone = Gone(self.wake.clone());
+        let mut outcome = outcome;
+        match tokio::time::timeout_at(until.into(), &mut outcome).await {
+            Ok(Ok(outcome)) => return Ok(outcome),
+            // The task drops a waiter of an unknown message; asking for its state says why.
+            Ok(Err(_)) => {}
+            Err(_) => {
+                outcome.close();
+                if let Ok(outcome) = outcome.try_recv() {
+                    return Ok(outcome);
+                }
+            }
+        }
+        drop((outcome, gone));
+        self.state(agent, id).await.map(Outcome::TimedOut)
+    }
+}
+
+impl Follow {
+    /// The next delivery; `None` when the plane stops or the agent is removed.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        std::future::poll_fn(|cx| self.poll_delivery(cx)).await
+    }
+
+    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        let polled = self.deliveries.poll_recv(cx);
+        // The task fills the channel and forgets it; an empty one asks for more.
+        if matches!(polled, Poll::Ready(Some(_))) && self.deliveries.is_empty() {
+            self.wake.notify_one();
+        }
+        polled
+    }
+}
+
+impl Stream for Follow {
+    type Item = Delivery;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        self.poll_delivery(cx)
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        self.deliveries.close();
+        self.wake.notify_one();
+    }
+}
+
+/// Wakes the task when a caller goes, so that it forgets who no longer waits.
+struct Gone(Arc<Notify>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl WaitFor {
+    /// Whether a state is what was waited for.
+    pub(super) fn met_by(self, status: &Status) -> bool {
+        match self {
+            Self::Reply => status.state.is_final() && status.state != State::Done,
+            Self::State(wanted) => status.state >= wanted || status.state.is_final(),
+        }
+    }
+}
+
+/// A fresh id: now, and ten random bytes.
+pub fn fresh_id() -> MessageId {
+    let mut random = [0; 10];
+    getrandom::fill(&mut random).expect("the kernel's random source does not fail after boot");
+    MessageId::new(super::task::unix_ms(), random)
+}
+
+fn waiter(what: WaitFor) -> (Waiter, oneshot::Receiver<Outcome>) {
+    let (answer, outcome) = oneshot::channel();
+    (Waiter { what, answer }, outcome)
+}
+
+fn to_router(draft: Draft) -> Result<router::Draft, SendError> {
+    if draft.body.len() > MAX_BODY {
+        return Err(Refusal::TooLarge.into());
+    }
+    Ok(router::Draft {
+        id: draft.id.unwrap_or_else(fresh_id),
+        to: draft.to,
+        expects_reply: draft.expects_reply,
+        ttl: draft.ttl.unwrap_or(router::limits::DEFAULT_TTL),
+        content_type: draft.content_type.into(),
+        body: draft.body,
+    })
+}
+
+/// Deliveries that a follower is handed ahead of reading them.
+const FOLLOW_AHEAD: usize = 64;

@@ -1,0 +1,442 @@
+//! From a state directory to a running gateway: makes every task, joins them, and ends them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use identity::{IdentityKey, IdentityPublic, NodeId, Trust, WireGuardKey};
+use net::outer::OuterSocket;
+use net::tls::KeyVerifier;
+use net::udp::MeshSocket;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+use tunnel::{Link, Tunnel, TunnelConfig};
+use wire::peer::ROUTER_PORT;
+use zeroize::Zeroizing;
+
+use crate::agents::Agents;
+use crate::api::Api;
+use crate::candidates::Candidates;
+use crate::config::Config;
+use crate::control::{Control, ControlConfig, ControlHandles, ControlInput};
+use crate::exchange::{Exchange, ExchangeCommand, ExchangePorts};
+use crate::files::{self, Addresses, NodeFile};
+use crate::links::{Links, LinksPorts};
+use crate::messages::{self, MessagesConfig, PeerOutput};
+use crate::plane::{Plane, PlaneCommand, PlaneEvent, PlanePorts};
+use crate::sessions::{SessionCommand, Sessions};
+use crate::spool::Spool;
+use crate::state::{StateDir, StateError};
+use crate::view::{View, local_directory};
+use crate::world::World;
+
+/// Runs the gateway of this state directory until `stop` is done. `ready` is called once the local
+/// API answers, whether or not a beacon is in sight.
+pub async fn run(
+    config: Config,
+    ready: impl FnOnce(&Ready),
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let state = StateDir::open(&config.state_dir)?;
+    let _lock = state.lock()?;
+    let joined = Joined::load(&state)?;
+    let node = joined.file.node;
+    let addresses: Addresses = state.read_json(files::ADDRESSES)?.unwrap_or_default();
+    let seed = || random::<32>().map(|seed| *seed);
+
+    let port = config.port.or(addresses.port).unwrap_or(0);
+    let socket = Arc::new(MeshSocket::bind(port).map_err(RunError::Socket)?);
+    let port = socket.local_addr().port();
+    if config.port.is_some_and(|wanted| wanted != port) {
+        warn!(port, "the configured UDP port is taken; using another");
+    }
+
+    let (control, handles) = Control::new(
+        ControlConfig {
+            state_dir: state.clone(),
+            node,
+            identity: Arc::clone(&joined.identity),
+            wireguard: joined.wireguard.public(),
+            boot: joined.file.boot,
+            addresses: config.addresses.clone(),
+            last_good: addresses.last_good.clone(),
+            map_at: None,
+            seed: seed()?,
+        },
+        joined.trust,
+    )?;
+    let ControlHandles { inputs, world, peers, beacons, papers, status, to_peers, to_beacons, events } = handles;
+    let overlay = joined.overlay;
+
+    let (commands, plane_commands) = mpsc::channel(QUEUE);
+    let (relayed, from_relays) = mpsc::channel(QUEUE);
+    let (plane_events, news) = mpsc::channel(QUEUE);
+    let outer = OuterSocket::new(Arc::clone(&socket));
+    let (overlay_socket, overlay_port) = net::overlay::overlay(overlay);
+    let tunnel = Tunnel::new(
+        TunnelConfig { node, key: joined.wireguard, overlay, allow_loopback: config.allow_loopback },
+        seed()?,
+        Instant::now(),
+    );
+    let ports = PlanePorts { commands: plane_commands, relayed: from_relays, events: plane_events };
+    let plane = Plane::new(tunnel, Arc::clone(&socket), Arc::clone(&outer), overlay_port, ports);
+
+    let verifier: Arc<dyn KeyVerifier> = Arc::new(MemberKeys(world.clone()));
+    let identity = &joined.identity;
+    let server = net::endpoint::overlay_server_config(identity, Arc::clone(&verifier))?;
+    let client = net::endpoint::overlay_client_config(identity, verifier)?;
+    let endpoint = net::endpoint::overlay_endpoint(overlay_socket, server, identity).map_err(RunError::Socket)?;
+    let outer_endpoint = net::endpoint::outer_endpoint(Arc::clone(&outer)).map_err(RunError::Socket)?;
+
+    let (session_commands, to_sessions) = mpsc::channel(QUEUE);
+    let (session_events, from_sessions) = mpsc::channel(QUEUE);
+    let (allowed, allowed_seen) = watch::channel(Arc::new(BTreeSet::new()));
+    let sessions = Sessions::new(endpoint, client, world.clone(), allowed_seen, to_sessions, session_events);
+
+    let agents = Agents::open(state.clone())?;
+    let (messages, message_ends, message_plane) = messages::start(MessagesConfig {
+        node,
+        agents: agents.list().iter().map(|agent| agent.local.clone()).collect(),
+        spool: Spool::open(&state, config.durability)?,
+        world: world.clone(),
+        seed: seed()?,
+    });
+
+    let (exchange_commands, for_exchange) = mpsc::channel(QUEUE);
+    let exchange = Exchange::new(ExchangePorts {
+        commands: for_exchange,
+        sessions: from_sessions,
+        to_sessions: session_commands.clone(),
+        control: events,
+        to_control: inputs.clone(),
+        to_messages: message_ends.inputs,
+        world: world.clone(),
+    });
+
+    let (observed, observed_seen) = watch::channel(BTreeMap::new());
+    let (retry, retries) = mpsc::channel(1);
+    let (links_view, links_seen) = watch::channel(Arc::default());
+    let links = Links::new(
+        net::link::Dialer::mesh(outer_endpoint, outer),
+        Arc::clone(identity),
+        papers,
+        LinksPorts {
+            beacons,
+            requests: to_beacons,
+            retry: retries,
+            control: inputs.clone(),
+            plane: commands.clone(),
+            relayed,
+            observed,
+            view: links_view,
+        },
+    );
+    let candidates = Candidates {
+        port,
+        overlay,
+        allow_loopback: config.allow_loopback,
+        observed: observed_seen,
+        plane: commands.clone(),
+        retry,
+    };
+    let view = Arc::new(View {
+        world: world.clone(),
+        status,
+        links: links_seen,
+        plane: commands.clone(),
+        exchange: exchange_commands.clone(),
+        messages: messages.clone(),
+        agents: agents.clone(),
+    });
+    let keeper = AddressKeeper { state: state.clone(), addresses, port, control: inputs, exchange: exchange_commands.clone() };
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(plane.run());
+    tasks.spawn(control.run());
+    tasks.spawn(sessions.run());
+    tasks.spawn(exchange.run());
+    tasks.spawn(links.run());
+    tasks.spawn(candidates.run());
+    let mut message_plane = tokio::spawn(message_plane.run());
+    tasks.spawn(forward(message_ends.outputs, session_commands.clone(), |output| match output {
+        PeerOutput::Frame(peer, frame) => SessionCommand::Message(peer, frame),
+        PeerOutput::Wanted(peer) => SessionCommand::Dial(peer),
+    }));
+    tasks.spawn(forward(to_peers, session_commands.clone(), |(peer, frame)| SessionCommand::Control(peer, frame)));
+    tasks.spawn(keeper.run(news));
+    tasks.spawn(follow_peers(peers, allowed, commands.clone(), session_commands));
+    tasks.spawn(follow_policy(world, node, commands));
+    tasks.spawn(tell_agents(agents.clone(), exchange_commands));
+
+    let api = Api::bind(&state, config.api, agents, messages.clone(), view).await?;
+    ready(&Ready { node, port, api: api.endpoints().clone() });
+    let (end_api, api_ends) = oneshot::channel::<()>();
+    let api = tokio::spawn(api.run(async {
+        // Dropped or sent, it means the same.
+        let _ = api_ends.await;
+    }));
+    let ended = tokio::select! {
+        () = stop => None,
+        ended = tasks.join_next() => ended,
+        ended = &mut message_plane => Some(ended),
+    };
+    drop(end_api);
+    if let Err(error) = api.await {
+        warn!(%error, "the local API failed");
+    }
+    // With the last handle gone the plane puts everything on disk and ends.
+    drop(messages);
+    if ended.is_none() && tokio::time::timeout(DRAIN_TIME, message_plane).await.is_err() {
+        warn!("the spool did not finish in time; what was accepted is on disk");
+    }
+    match ended {
+        None => {
+            info!("stopping");
+            Ok(())
+        }
+        Some(ended) => Err(RunError::Task(ended.err().map(|error| error.to_string()))),
+    }
+}
+
+/// What is told once the local API answers.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Who this is.
+    pub node: NodeId,
+    /// The UDP port of the mesh socket.
+    pub port: u16,
+    /// Where the API listens.
+    pub api: ::api::Endpoints,
+}
+
+/// What `join` left in the state directory.
+struct Joined {
+    file: NodeFile,
+    identity: Arc<IdentityKey>,
+    wireguard: WireGuardKey,
+    overlay: std::net::Ipv6Addr,
+    trust: Trust,
+}
+
+impl Joined {
+    /// Reads it, and counts this start before anything is said to anybody.
+    fn load(state: &StateDir) -> Result<Self, RunError> {
+        let mut file: NodeFile = state.read_json(files::NODE)?.ok_or(RunError::NotJoined)?;
+        let snapshot = state.read(files::TRUST)?.ok_or(RunError::NotJoined)?;
+        let trust = Trust::restore(&snapshot).map_err(|error| RunError::Damaged {
+            file: files::TRUST,
+            why: error.to_string(),
+        })?;
+        let identity = IdentityKey::from_bytes(&*key(state, files::NODE_KEY)?);
+        let wireguard = WireGuardKey::from_bytes(&*key(state, files::WIREGUARD_KEY)?);
+        file.boot += 1;
+        state.write_json(files::NODE, &file)?;
+        let overlay = identity::overlay_address(&trust.mesh(), &file.node);
+        Ok(Self { file, identity: Arc::new(identity), wireguard, overlay, trust })
+    }
+}
+
+fn key(state: &StateDir, file: &'static str) -> Result<Zeroizing<[u8; 32]>, RunError> {
+    let bytes = Zeroizing::new(state.read(file)?.ok_or(RunError::NotJoined)?);
+    let key = bytes.as_slice().try_into().map_err(|_| RunError::Damaged {
+        file,
+        why: format!("{} bytes instead of 32", bytes.len()),
+    })?;
+    Ok(Zeroizing::new(key))
+}
+
+/// Lets in, at the handshake, whoever holds a member's key; whose it must be, the session checks
+/// by the tunnel that it came through.
+#[derive(Debug)]
+struct MemberKeys(watch::Receiver<Arc<World>>);
+
+impl KeyVerifier for MemberKeys {
+    fn verify(&self, key: &IdentityPublic) -> bool {
+        self.0.borrow().members.values().any(|member| member.identity == *key)
+    }
+}
+
+async fn forward<T>(
+    mut from: mpsc::Receiver<T>,
+    to: mpsc::Sender<SessionCommand>,
+    wrap: fn(T) -> SessionCommand,
+) {
+    while let Some(item) = from.recv().await {
+        if to.send(wrap(item)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Gives the tunnel its peers, and a first call to who is new: hellos spread what the beacon has
+/// not told, and directories.
+async fn follow_peers(
+    mut peers: watch::Receiver<Arc<Vec<tunnel::PeerConfig>>>,
+    allowed: watch::Sender<Arc<BTreeSet<NodeId>>>,
+    plane: mpsc::Sender<PlaneCommand>,
+    sessions: mpsc::Sender<SessionCommand>,
+) {
+    let mut known = BTreeSet::new();
+    loop {
+        let list = peers.borrow_and_update().clone();
+        let now: BTreeSet<NodeId> = list.iter().map(|peer| peer.node).collect();
+        if plane.send(PlaneCommand::Peers(list)).await.is_err() {
+            return;
+        }
+        allowed.send_replace(Arc::new(now.clone()));
+        for peer in now.difference(&known) {
+            if sessions.send(SessionCommand::Dial(*peer)).await.is_err() {
+                return;
+            }
+        }
+        known = now;
+        if peers.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn follow_policy(mut world: watch::Receiver<Arc<World>>, node: NodeId, plane: mpsc::Sender<PlaneCommand>) {
+    loop {
+        let filter = match &world.borrow_and_update().policy {
+            Some(policy) => policy.policy.packet_filter(&node, ROUTER_PORT),
+            None => policy::PacketFilter::deny_all(),
+        };
+        if plane.send(PlaneCommand::Filter(filter)).await.is_err() || world.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the exchange which agents are here, when that changes, and now and then how idle they are.
+async fn tell_agents(agents: Agents, exchange: mpsc::Sender<ExchangeCommand>) {
+    let (mut told, mut told_at) = (Vec::new(), None::<Instant>);
+    let mut look = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        look.tick().await;
+        let now = local_directory(&agents);
+        let names: Vec<_> = now.iter().map(|entry| entry.name.clone()).collect();
+        let stale = told_at.is_none_or(|at| at.elapsed() > DIRECTORY_AGE);
+        if names != told || stale && !names.is_empty() {
+            (told, told_at) = (names, Some(Instant::now()));
+            if exchange.send(ExchangeCommand::Agents(now)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Keeps where peers were last met, for a start without a beacon.
+struct AddressKeeper {
+    state: StateDir,
+    addresses: Addresses,
+    port: u16,
+    control: mpsc::Sender<ControlInput>,
+    exchange: mpsc::Sender<ExchangeCommand>,
+}
+
+impl AddressKeeper {
+    async fn run(mut self, mut news: mpsc::Receiver<PlaneEvent>) {
+        self.addresses.port = Some(self.port);
+        self.write().await;
+        while let Some(event) = news.recv().await {
+            match event {
+                PlaneEvent::GoodAddress(peer, remote) => {
+                    // Control ends only with the node.
+                    let _ = self.control.send(ControlInput::GoodAddress(peer, remote)).await;
+                    if self.remember(peer, remote) {
+                        self.write().await;
+                    }
+                }
+                PlaneEvent::Path(peer, link) => {
+                    let remote = link.as_ref().and_then(Link::remote);
+                    let _ = self.exchange.send(ExchangeCommand::Underlay(peer, remote)).await;
+                }
+            }
+        }
+    }
+
+    /// Whether the list changed: the newest comes first.
+    fn remember(&mut self, peer: NodeId, remote: SocketAddr) -> bool {
+        let known = self.addresses.last_good.entry(peer).or_default();
+        if known.first() == Some(&remote) {
+            return false;
+        }
+        known.retain(|addr| *addr != remote);
+        known.insert(0, remote);
+        known.truncate(MAX_LAST_GOOD);
+        true
+    }
+
+    async fn write(&self) {
+        let (state, addresses) = (self.state.clone(), self.addresses.clone());
+        let write = move || state.write_json(files::ADDRESSES, &addresses);
+        match tokio::task::spawn_blocking(write).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "cannot keep where peers were met"),
+            Err(error) => warn!(%error, "cannot keep where peers were met"),
+        }
+    }
+}
+
+fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, RunError> {
+    let mut bytes = Zeroizing::new([0; N]);
+    getrandom::fill(bytes.as_mut()).map_err(|error| RunError::Random(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// Why the gateway does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The directory holds no membership.
+    #[error("this host has not joined a mesh; hint: crabmesh join - < token")]
+    NotJoined,
+    /// A file is not what was written.
+    #[error("{file} is damaged: {why}; hint: restore it, or join again with a new token")]
+    Damaged {
+        /// The file.
+        file: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// No UDP socket.
+    #[error("cannot open a UDP socket")]
+    Socket(#[source] std::io::Error),
+    /// The key does not suit TLS.
+    #[error(transparent)]
+    Tls(#[from] net::tls::TlsError),
+    /// The durable store.
+    #[error(transparent)]
+    Spool(#[from] crate::spool::SpoolError),
+    /// The agents' file.
+    #[error(transparent)]
+    Agents(#[from] crate::agents::AgentsError),
+    /// The local API.
+    #[error(transparent)]
+    Api(#[from] crate::api::ApiError),
+    /// The kernel gives no randomness.
+    #[error("no randomness: {0}")]
+    Random(String),
+    /// A task ended that never should.
+    #[error("a task of the node ended{}", .0.as_deref().map(|why| format!(": {why}")).unwrap_or_default())]
+    Task(Option<String>),
+}
+
+/// A commit takes milliseconds; a disk that needs longer than this is not waited for.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Things that may wait between two tasks.
+const QUEUE: usize = 1024;
+
+/// Addresses kept for each peer: its router may give it another now and then.
+const MAX_LAST_GOOD: usize = 4;
+
+/// How old the idle times in a directory may grow.
+const DIRECTORY_AGE: Duration = Duration::from_secs(60);

@@ -1,0 +1,260 @@
+//! The SQLite file: opening it with suspicion, reading it once, writing it in batches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use router::{Row, RowId, Table};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use zeroize::Zeroizing;
+
+use super::seal::{self, Opener, SALT_BYTES, Sealer};
+use super::{DATABASE, Durability, KEY, SpoolError};
+use crate::state::StateDir;
+
+/// An open database, with the key of this start.
+pub(super) struct Store {
+    pub(super) connection: Connection,
+    pub(super) sealer: Sealer,
+    path: PathBuf,
+    key: Zeroizing<[u8; 32]>,
+    epoch: u64,
+    start: u32,
+}
+
+/// What was in it.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) rows: Vec<(RowId, Row)>,
+    pub(super) damaged: usize,
+}
+
+impl Store {
+    pub(super) fn open(
+        state: &StateDir,
+        durability: Durability,
+    ) -> Result<(Self, Option<PathBuf>), SpoolError> {
+        let path = state.file(DATABASE);
+        let key = read_key(state, &path)?;
+        match Self::connect(state, &path, &key, durability) {
+            Ok(store) => Ok((store, None)),
+            Err(SpoolError::Database { source, .. }) if is_damage(&source) => {
+                let aside = set_aside(&path)?;
+                tracing::error!(error = %source, aside = %aside.display(), "the spool was damaged and set aside; messages in it are not delivered");
+                Ok((Self::connect(state, &path, &key, durability)?, Some(aside)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Each start has its own range of rows, far larger than it can use.
+    pub(super) fn first_row(&self) -> RowId {
+        RowId(u64::from(self.start) << ROWS_PER_START)
+    }
+
+    fn connect(
+        state: &StateDir,
+        path: &Path,
+        key: &Zeroizing<[u8; 32]>,
+        durability: Durability,
+    ) -> Result<Self, SpoolError> {
+        let failed = |verb| move |source| SpoolError::Database { verb, path: path.into(), source };
+        // SQLite gives its other files the mode of this one.
+        OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| SpoolError::Io { verb: "make", path: path.into(), source })?;
+        let connection = Connection::open(path).map_err(failed("open"))?;
+        let synchronous = match durability {
+            Durability::Full => "FULL",
+            Durability::None => "OFF",
+        };
+        // The file is this process's alone (the state directory is locked), so WAL needs no shared
+        // memory file. 4000 pages are 16 MB of log between two checkpoints.
+        connection
+            .execute_batch(&format!(
+                "PRAGMA locking_mode = EXCLUSIVE;
+                 PRAGMA journal_mode = WAL;
+                 PRAGMA synchronous = {synchronous};
+                 PRAGMA wal_autocheckpoint = 4000;
+                 PRAGMA temp_store = MEMORY;
+                 PRAGMA cache_size = -4096;"
+            ))
+            .map_err(failed("open"))?;
+        check(&connection).map_err(failed("read"))?;
+        let found: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(failed("read"))?;
+        if found > SCHEMA_VERSION {
+            return Err(SpoolError::Newer { path: path.into(), found, known: SCHEMA_VERSION });
+        }
+        if found == 0 {
+            create(&connection, key).map_err(failed("make"))?;
+        }
+        let meta = |name: &str| {
+            connection
+                .query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| {
+                    row.get::<_, Vec<u8>>(0)
+                })
+                .optional()
+        };
+        let epoch = meta("epoch").map_err(failed("read"))?;
+        let epoch = epoch.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let check = meta("key_check").map_err(failed("read"))?.unwrap_or_default();
+        if check != seal::key_check(key, epoch) {
+            return Err(SpoolError::WrongKey { key: state.file(KEY), path: path.into() });
+        }
+        let salt: [u8; SALT_BYTES] = random();
+        connection
+            .execute("INSERT INTO starts (salt) VALUES (?1)", params![salt.as_slice()])
+            .map_err(failed("write"))?;
+        let start = u32::try_from(connection.last_insert_rowid()).map_err(|_| {
+            failed("write")(rusqlite::Error::IntegralValueOutOfRange(0, i64::from(u32::MAX)))
+        })?;
+        let sealer = Sealer::new(key, &salt, start);
+        Ok(Self { connection, sealer, path: path.into(), key: key.clone(), epoch, start })
+    }
+
+    /// Reads every row. One that does not open is set aside in a table of its own.
+    pub(super) fn load(self) -> Result<(Self, Loaded), SpoolError> {
+        let loaded = self.read_all().map_err(|source| SpoolError::Database {
+            verb: "read",
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok((self, loaded))
+    }
+
+    fn read_all(&self) -> Result<Loaded, rusqlite::Error> {
+        let mut openers = BTreeMap::new();
+        let mut salts = self.connection.prepare("SELECT id, salt FROM starts")?;
+        let salts = salts.query_map([], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+        for salt in salts {
+            let (id, salt) = salt?;
+            if let Ok(salt) = salt.try_into() {
+                openers.insert(id, Opener::new(&self.key, &salt, id));
+            }
+        }
+        let mut used = BTreeSet::from([self.start]);
+        let (mut rows, mut damaged) = (Vec::new(), Vec::new());
+        for table in Table::ALL {
+            let sql = format!("SELECT id, value FROM {} ORDER BY id", table.as_str());
+            let mut all = self.connection.prepare(&sql)?;
+            let mut all = all.query([])?;
+            while let Some(row) = all.next()? {
+                let (id, sealed) = (row.get::<_, i64>(0)?, row.get_ref(1)?.as_blob()?);
+                let row_id = RowId(u64::try_from(id).unwrap_or(0));
+                let key_id = seal::key_id_of(sealed);
+                let opener = key_id.and_then(|id| openers.get(&id));
+                match opener.map(|opener| opener.open(table, row_id, sealed)) {
+                    Some(Ok(value)) => {
+                        used.extend(key_id);
+                        rows.push((row_id, value));
+                    }
+                    _ => damaged.push((table, id)),
+                }
+            }
+        }
+        for (table, id) in &damaged {
+            let name = table.as_str();
+            tracing::error!(table = name, row = id, "a row of the spool cannot be read and is set aside");
+            self.connection.execute(
+                &format!("INSERT INTO damaged (origin, row, value) SELECT '{name}', id, value FROM {name} WHERE id = ?1"),
+                [id],
+            )?;
+            self.connection.execute(&format!("DELETE FROM {name} WHERE id = ?1"), [id])?;
+        }
+        if damaged.is_empty() {
+            for id in openers.keys().filter(|id| !used.contains(id)) {
+                self.connection.execute("DELETE FROM starts WHERE id = ?1", [id])?;
+            }
+        }
+        Ok(Loaded { rows, damaged: damaged.len() })
+    }
+}
+
+fn read_key(state: &StateDir, database: &Path) -> Result<Zeroizing<[u8; 32]>, SpoolError> {
+    let wrong = || SpoolError::WrongKey { key: state.file(KEY), path: database.into() };
+    if let Some(bytes) = state.read(KEY)?.map(Zeroizing::new) {
+        return <[u8; 32]>::try_from(bytes.as_slice()).map(Zeroizing::new).map_err(|_| wrong());
+    }
+    if std::fs::metadata(database).is_ok_and(|facts| facts.len() > 0) {
+        return Err(SpoolError::KeyMissing { key: state.file(KEY), path: database.into() });
+    }
+    let key = Zeroizing::new(random());
+    state.write(KEY, key.as_slice())?;
+    Ok(key)
+}
+
+fn create(connection: &Connection, key: &[u8; 32]) -> Result<(), rusqlite::Error> {
+    let epoch = u64::from_le_bytes(random());
+    let made = connection.unchecked_transaction()?;
+    // AUTOINCREMENT: a start's number is never used twice, even when its row is gone.
+    made.execute_batch(
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+         CREATE TABLE starts (id INTEGER PRIMARY KEY AUTOINCREMENT, salt BLOB NOT NULL);
+         CREATE TABLE outbox (id INTEGER PRIMARY KEY, value BLOB NOT NULL);
+         CREATE TABLE inbox (id INTEGER PRIMARY KEY, value BLOB NOT NULL);
+         CREATE TABLE dead (id INTEGER PRIMARY KEY, value BLOB NOT NULL);
+         CREATE TABLE damaged (origin TEXT NOT NULL, row INTEGER NOT NULL, value BLOB NOT NULL);",
+    )?;
+    let mut meta = made.prepare("INSERT INTO meta (name, value) VALUES (?1, ?2)")?;
+    meta.execute(params!["epoch", epoch.to_le_bytes().as_slice()])?;
+    meta.execute(params!["key_check", seal::key_check(key, epoch).as_slice()])?;
+    drop(meta);
+    made.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    made.commit()
+}
+
+/// SQLite's own opinion of the file.
+fn check(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" {
+        return Ok(());
+    }
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    Err(rusqlite::Error::SqliteFailure(code, Some(verdict)))
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Moves a damaged database and its log out of the way.
+fn set_aside(path: &Path) -> Result<PathBuf, SpoolError> {
+    let with = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let free = (1..).map(|n| with(&format!(".damaged-{n}"))).find(|aside| !aside.exists());
+    let aside = free.expect("a file system has fewer names than numbers");
+    let renamed = |source| SpoolError::Io { verb: "set aside", path: path.into(), source };
+    let log = with("-wal");
+    if log.exists() {
+        let mut aside_log = aside.as_os_str().to_owned();
+        aside_log.push("-wal");
+        std::fs::rename(&log, PathBuf::from(aside_log)).map_err(renamed)?;
+    }
+    std::fs::rename(path, &aside).map_err(renamed)?;
+    Ok(aside)
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the kernel's random source does not fail after boot");
+    bytes
+}
+
+/// 2^40 rows: a year and more at 20,000 a second, and 2^23 starts before SQLite's row ids end.
+const ROWS_PER_START: u32 = 40;
+const SCHEMA_VERSION: i64 = 1;

@@ -1,0 +1,252 @@
+//! The writing thread and the queue before it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use router::{InboxRow, OutboxRow, Row, Table, Ticket, Write};
+use rusqlite::{CachedStatement, Connection, params};
+use tokio::sync::Notify;
+
+use super::seal::Sealer;
+use super::store::Store;
+use super::{Job, MOST_AT_ONCE, crash};
+
+/// What the submitting task and the thread share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    pub(super) changed: Notify,
+    pub(super) stored: AtomicU64,
+    pub(super) commits: AtomicU64,
+    pub(super) writes: AtomicU64,
+    pub(super) failures: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// How many of these somebody waits for.
+    awaited: usize,
+    /// When the oldest job came that nobody waits for.
+    since: Option<Instant>,
+    /// A commit failed, and the submitter does not know yet: nothing is taken until it does.
+    failed: bool,
+    /// The highest ticket that was submitted.
+    last: u64,
+    closed: bool,
+}
+
+impl Shared {
+    pub(super) fn submit(&self, jobs: &mut Vec<Job>) {
+        let mut queue = self.lock();
+        let (was_asleep, was_idle) = (queue.awaited == 0, queue.since.is_none());
+        for job in jobs.drain(..) {
+            if let Some(ticket) = job.ticket {
+                queue.last = queue.last.max(ticket.0);
+            }
+            if queue.failed {
+                continue;
+            }
+            queue.awaited += usize::from(job.ticket.is_some());
+            if job.ticket.is_none() && queue.since.is_none() {
+                queue.since = Some(Instant::now());
+            }
+            queue.jobs.push_back(job);
+        }
+        let wake = (was_asleep && queue.awaited > 0) || queue.jobs.len() >= MOST_AT_ONCE;
+        // Nobody waits for the rest; but the thread must learn once that there is something.
+        let first = queue.awaited == 0 && was_idle && queue.since.is_some();
+        drop(queue);
+        if wake || first {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(super) fn clear_failure(&self) -> Option<Ticket> {
+        let mut queue = self.lock();
+        std::mem::take(&mut queue.failed).then_some(Ticket(queue.last))
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits for work; `None` when there is none and never will be.
+    fn take(&self, jobs: &mut Vec<Job>) -> Option<()> {
+        let mut queue = self.lock();
+        loop {
+            let due = queue.since.map(|since| since + IDLE);
+            let now = Instant::now();
+            let is_due = due.is_some_and(|due| due <= now);
+            if queue.awaited > 0 || queue.jobs.len() >= MOST_AT_ONCE || is_due || queue.closed {
+                break;
+            }
+            queue = match due {
+                Some(due) => {
+                    let waited = self.wake.wait_timeout(queue, due - now);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        if queue.jobs.is_empty() {
+            queue.since = None;
+            return (!queue.closed).then_some(());
+        }
+        let count = queue.jobs.len().min(MOST_AT_ONCE);
+        jobs.extend(queue.jobs.drain(..count));
+        queue.awaited -= jobs.iter().filter(|job| job.ticket.is_some()).count();
+        let rest = queue.jobs.iter().any(|job| job.ticket.is_none());
+        queue.since = rest.then(Instant::now);
+        Some(())
+    }
+
+    fn fail(&self) {
+        let mut queue = self.lock();
+        queue.failed = true;
+        queue.jobs.clear();
+        (queue.awaited, queue.since) = (0, None);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Whoever panicked holding it left a queue that is still a queue.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread: take, commit, tell, until closed and empty.
+pub(super) fn run(store: Store, shared: &Shared) {
+    let Store { connection, mut sealer, .. } = store;
+    let mut jobs = Vec::with_capacity(MOST_AT_ONCE);
+    let mut buffer = Vec::with_capacity(4096);
+    while shared.take(&mut jobs).is_some() {
+        if jobs.is_empty() {
+            continue;
+        }
+        match commit(&connection, &mut sealer, &jobs, &mut buffer) {
+            Ok(writes) => {
+                shared.commits.fetch_add(1, Ordering::Relaxed);
+                shared.writes.fetch_add(writes, Ordering::Relaxed);
+                let last = jobs.iter().rev().find_map(|job| job.ticket);
+                if let Some(last) = last {
+                    shared.stored.store(last.0, Ordering::Release);
+                    shared.changed.notify_one();
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %error, stores = jobs.len(), "the spool cannot write");
+                shared.failures.fetch_add(1, Ordering::Relaxed);
+                if !connection.is_autocommit() {
+                    // A rollback that fails leaves nothing committed either.
+                    let _ = connection.execute_batch("ROLLBACK");
+                }
+                shared.fail();
+                shared.changed.notify_one();
+            }
+        }
+        jobs.clear();
+    }
+}
+
+fn commit(
+    connection: &Connection,
+    sealer: &mut Sealer,
+    jobs: &[Job],
+    buffer: &mut Vec<u8>,
+) -> Result<u64, rusqlite::Error> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let mut statements = Statements::prepare(connection)?;
+    let mut writes = 0;
+    for write in jobs.iter().flat_map(|job| &job.writes) {
+        match write {
+            Write::Put(row, value) => {
+                let id = i64::try_from(row.0).unwrap_or(i64::MAX);
+                // A value that cannot be sealed is a store that failed, not one that is skipped.
+                sealer.seal(*row, value, buffer).map_err(|_| rusqlite::Error::InvalidQuery)?;
+                statements.put(value.table()).execute(params![id, buffer.as_slice()])?;
+            }
+            Write::Delete(table, row) => {
+                let id = i64::try_from(row.0).unwrap_or(i64::MAX);
+                statements.delete(*table).execute([id])?;
+            }
+        }
+        writes += 1;
+    }
+    drop(statements);
+    pass("before", jobs);
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    pass("after", jobs);
+    Ok(writes)
+}
+
+/// The statements of one commit, looked up once.
+struct Statements<'a> {
+    put: [CachedStatement<'a>; 3],
+    delete: [CachedStatement<'a>; 3],
+}
+
+impl<'a> Statements<'a> {
+    fn prepare(connection: &'a Connection) -> Result<Self, rusqlite::Error> {
+        Ok(Self {
+            put: [
+                connection.prepare_cached("INSERT OR REPLACE INTO outbox (id, value) VALUES (?1, ?2)")?,
+                connection.prepare_cached("INSERT OR REPLACE INTO inbox (id, value) VALUES (?1, ?2)")?,
+                connection.prepare_cached("INSERT OR REPLACE INTO dead (id, value) VALUES (?1, ?2)")?,
+            ],
+            delete: [
+                connection.prepare_cached("DELETE FROM outbox WHERE id = ?1")?,
+                connection.prepare_cached("DELETE FROM inbox WHERE id = ?1")?,
+                connection.prepare_cached("DELETE FROM dead WHERE id = ?1")?,
+            ],
+        })
+    }
+
+    fn put(&mut self, table: Table) -> &mut CachedStatement<'a> {
+        &mut self.put[table as usize]
+    }
+
+    fn delete(&mut self, table: Table) -> &mut CachedStatement<'a> {
+        &mut self.delete[table as usize]
+    }
+}
+
+/// The crash points of a commit, by what is in it.
+#[cfg(debug_assertions)]
+fn pass(side: &str, jobs: &[Job]) {
+    let before = side == "before";
+    let writes = || jobs.iter().flat_map(|job| job.writes.iter().map(|write| (job.ticket, write)));
+    let has = |wanted: fn(Option<Ticket>, &Write) -> bool| writes().any(|(ticket, write)| wanted(ticket, write));
+    let name = |a: &'static str, b: &'static str| crash::point(if before { a } else { b });
+    if has(|_, write| matches!(write, Write::Put(_, Row::Outbox(OutboxRow::Waiting { .. })))) {
+        name("before-outbox-commit", "after-outbox-commit");
+    }
+    if has(|_, write| matches!(write, Write::Put(_, Row::Inbox(InboxRow::Waiting(_))))) {
+        name("before-inbox-commit", "after-inbox-commit");
+    }
+    if has(|ticket, write| {
+        ticket.is_some() && matches!(write, Write::Put(_, Row::Inbox(InboxRow::Known(_))))
+    }) {
+        name("before-ack-commit", "after-ack-commit");
+    }
+    if has(|_, write| {
+        matches!(write, Write::Put(_, Row::Outbox(OutboxRow::Sent(_))) | Write::Delete(..))
+    }) {
+        name("before-forget-commit", "after-forget-commit");
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn pass(_side: &str, _jobs: &[Job]) {
+    let _ = crash::point;
+}
+
+/// How long a store that nobody waits for may wait for company.
+const IDLE: Duration = Duration::from_millis(250);

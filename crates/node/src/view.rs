@@ -1,0 +1,323 @@
+//! What the local API shows of the node: gathered from the tasks at the moment of asking.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ::api::{
+    AgentEntry, BeaconStatus, Failure, Isolation, MapStatus, NodeStatus, Path, PathKind, PeerPath,
+    PeerStatus, Ping, Policy, PolicyStatus, Status, Timestamp,
+};
+use identity::{AgentAddress, AgentName, NodeId, NodeName, Order, UnixTime};
+use net::link::LinkState;
+use policy::{MessageRequest, Verb, Verdict};
+use router::Authority;
+use tokio::sync::{mpsc, oneshot, watch};
+use tunnel::Link;
+use wire::peer::DirectoryEntry;
+
+use crate::agents::Agents;
+use crate::api::{Later, NodeView, PingTarget};
+use crate::control;
+use crate::exchange::ExchangeCommand;
+use crate::links::BeaconLink;
+use crate::messages::Messages;
+use crate::plane::PlaneCommand;
+use crate::world::World;
+
+/// The node as the local API sees it.
+pub struct View {
+    /// The policy and the members.
+    pub world: watch::Receiver<Arc<World>>,
+    /// Ages and presence.
+    pub status: watch::Receiver<Arc<control::Status>>,
+    /// The links to beacons.
+    pub links: watch::Receiver<Arc<Vec<BeaconLink>>>,
+    /// Peers and paths.
+    pub plane: mpsc::Sender<PlaneCommand>,
+    /// Directories.
+    pub exchange: mpsc::Sender<ExchangeCommand>,
+    /// What waits.
+    pub messages: Messages,
+    /// The agents here.
+    pub agents: Agents,
+}
+
+impl NodeView for View {
+    fn own_name(&self) -> Option<NodeName> {
+        self.world.borrow().own_name().cloned()
+    }
+
+    fn status(&self, isolation: Isolation) -> Later<'_, Status> {
+        Box::pin(self.gather(isolation))
+    }
+
+    fn policy(&self) -> Option<Policy> {
+        let world = self.world.borrow();
+        let policy = world.policy.as_ref()?;
+        Some(Policy {
+            version: version(policy.order),
+            signed_at: timestamp(policy.signed_at),
+            text: policy.text.to_string(),
+        })
+    }
+
+    fn directory(&self, asker: Option<&AgentName>) -> Later<'_, Vec<AgentEntry>> {
+        let asker = asker.cloned();
+        Box::pin(async move { self.reachable_agents(asker.as_ref()).await })
+    }
+
+    fn ping(&self, target: PingTarget, asker: Option<AgentName>) -> Later<'_, Result<Ping, Failure>> {
+        Box::pin(self.probe(target, asker))
+    }
+
+    fn path(&self, gateway: &NodeName) -> Later<'_, Path> {
+        let peer = self.world.borrow().named(gateway).map(|member| member.node);
+        Box::pin(async move {
+            let peers = self.peers().await;
+            let link = peers.into_iter().find(|status| Some(status.node) == peer).and_then(|status| status.link);
+            self.shown(link)
+        })
+    }
+
+    fn metrics(&self) -> Later<'_, String> {
+        Box::pin(self.counted())
+    }
+}
+
+impl View {
+    async fn gather(&self, isolation: Isolation) -> Status {
+        let tunnels: BTreeMap<NodeId, tunnel::PeerStatus> =
+            self.peers().await.into_iter().map(|peer| (peer.node, peer)).collect();
+        let queued: BTreeMap<NodeId, usize> =
+            self.messages.queued().await.unwrap_or_default().into_iter().collect();
+        let world = self.world.borrow().clone();
+        let status = self.status.borrow().clone();
+        let me = world.members.get(&world.node);
+        let now = now();
+        let age = |since: UnixTime| now.0.saturating_sub(since.0);
+
+        let peers = world.names.values().filter(|node| **node != world.node);
+        let peers = peers.filter_map(|node| world.members.get(node)).map(|member| {
+            let tunnel = tunnels.get(&member.node);
+            let present = status.presence.get(&member.node).is_some_and(|(online, _)| *online);
+            let heard = tunnel.and_then(|tunnel| tunnel.last_heard).is_some_and(|ago| ago < RECENT);
+            PeerStatus {
+                name: member.name.clone(),
+                id: member.node.to_hex(),
+                tags: member.tags.clone(),
+                online: present || heard,
+                path: self.path_of(tunnel),
+                rtt_ms: tunnel.and_then(|tunnel| tunnel.rtt).map(millis),
+                last_handshake_s: tunnel.and_then(|tunnel| tunnel.last_handshake).map(|ago| ago.as_secs()),
+                tx_bytes: tunnel.map_or(0, |tunnel| tunnel.tx_bytes),
+                rx_bytes: tunnel.map_or(0, |tunnel| tunnel.rx_bytes),
+                queued: queued.get(&member.node).map_or(0, |count| *count as u64),
+                expires_at: Some(timestamp(member.expires_at)),
+            }
+        });
+        Status {
+            mesh: world.mesh.to_string(),
+            node: NodeStatus {
+                name: me.map(|me| me.name.clone()),
+                id: world.node.to_hex(),
+                tags: me.map(|me| me.tags.clone()).unwrap_or_default(),
+                expires_at: status.expires_at.map(timestamp),
+                isolation,
+            },
+            beacons: self.links.borrow().iter().map(beacon_status).collect(),
+            peers: peers.collect(),
+            policy: status.policy.map(|(order, signed)| PolicyStatus { version: version(order), age_s: age(signed) }),
+            map: MapStatus { age_s: if status.map_live { Some(0) } else { status.map_at.map(age) } },
+        }
+    }
+
+    fn path_of(&self, tunnel: Option<&tunnel::PeerStatus>) -> PeerPath {
+        match tunnel {
+            Some(tunnel) => {
+                let path = self.shown(tunnel.link);
+                PeerPath { kind: path.kind, remote: path.remote, why: tunnel.why.to_owned() }
+            }
+            None => PeerPath { kind: PathKind::None, remote: None, why: "no grant joins us, or it never came".into() },
+        }
+    }
+
+    /// Every agent in session that the policy lets the asker reach, and those of this gateway.
+    async fn reachable_agents(&self, asker: Option<&AgentName>) -> Vec<AgentEntry> {
+        let (answer, directories) = oneshot::channel();
+        let asked = self.exchange.send(ExchangeCommand::Directories(answer)).await;
+        let mut directories: BTreeMap<NodeId, Vec<DirectoryEntry>> = match asked {
+            Ok(()) => directories.await.unwrap_or_default(),
+            Err(_) => BTreeMap::new(),
+        };
+        let world = self.world.borrow().clone();
+        directories.insert(world.node, local_directory(&self.agents));
+        let status = self.status.borrow().clone();
+        let mut entries = Vec::new();
+        for (node, agents) in directories {
+            let Some(member) = world.members.get(&node) else { continue };
+            for agent in agents {
+                let may = world.reachable((world.node, asker), (node, &agent.name));
+                if may && !(node == world.node && Some(&agent.name) == asker) {
+                    entries.push(AgentEntry {
+                        address: AgentAddress { agent: agent.name, node: member.name.clone() },
+                        online: node == world.node
+                            || status.presence.get(&node).is_none_or(|(online, _)| *online),
+                        last_seen_s: agent.idle_s,
+                    });
+                }
+            }
+        }
+        entries.sort_by(|a, b| (&a.address.node, &a.address.agent).cmp(&(&b.address.node, &b.address.agent)));
+        entries
+    }
+
+    async fn probe(&self, target: PingTarget, asker: Option<AgentName>) -> Result<Ping, Failure> {
+        let name = match &target {
+            PingTarget::Gateway(name) => name,
+            PingTarget::Agent(address) => &address.node,
+        };
+        let world = self.world.borrow().clone();
+        let Some(peer) = world.named(name).map(|member| member.node) else {
+            return Err(Failure::new("unknown_gateway", format!("no gateway of this mesh is called {name}")));
+        };
+        if let PingTarget::Agent(address) = &target {
+            self.check_agent(&world, peer, address, asker).await?;
+        }
+        if peer == world.node {
+            return Ok(Ping { path: Path::none(), rtt_ms: Some(0.0) });
+        }
+        let (answer, pong) = oneshot::channel();
+        let lost = Ping { path: Path::none(), rtt_ms: None };
+        if self.plane.send(PlaneCommand::Ping(peer, answer)).await.is_err() {
+            return Ok(lost);
+        }
+        match pong.await {
+            Ok(Some(pong)) => {
+                Ok(Ping { path: self.shown(Some(pong.link)), rtt_ms: Some(millis(pong.rtt)) })
+            }
+            _ => Ok(Ping { path: self.path(name).await, rtt_ms: None }),
+        }
+    }
+
+    /// Whether the asker may reach that agent: first by the policy here, then by its gateway's
+    /// word, where there is a session to ask on.
+    async fn check_agent(
+        &self,
+        world: &World,
+        peer: NodeId,
+        to: &AgentAddress,
+        asker: Option<AgentName>,
+    ) -> Result<(), Failure> {
+        let Some(from) = asker else { return Ok(()) };
+        let verdicts = [Verb::Send, Verb::Request].map(|verb| {
+            let (src, dst) = ((world.node, &from), (peer, &to.agent));
+            world.authorize(&MessageRequest { src, dst, verb, at: now() })
+        });
+        if let [Verdict::Denied(denial), Verdict::Denied(_)] = verdicts {
+            let mut failure = Failure::new("denied", denial.reason);
+            failure.missing_grant = denial.missing_grant;
+            return Err(failure);
+        }
+        let there = if peer == world.node {
+            Some(self.agents.named(&to.agent).is_some())
+        } else {
+            let (answer, heard) = oneshot::channel();
+            let ask = ExchangeCommand::Reachable { peer, from, to: to.agent.clone(), answer };
+            match self.exchange.send(ask).await {
+                Ok(()) => heard.await.unwrap_or(None),
+                Err(_) => None,
+            }
+        };
+        match there {
+            Some(false) => Err(Failure::new("unknown_agent", format!("{} has no agent {}", to.node, to.agent))),
+            // Without a session the probe itself tells how the gateway is.
+            Some(true) | None => Ok(()),
+        }
+    }
+
+    async fn peers(&self) -> Vec<tunnel::PeerStatus> {
+        let (answer, status) = oneshot::channel();
+        match self.plane.send(PlaneCommand::Status(answer)).await {
+            Ok(()) => status.await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn shown(&self, link: Option<Link>) -> Path {
+        match link {
+            Some(Link::Direct { remote }) => Path::direct(remote),
+            Some(Link::Relay { relay, .. }) => {
+                let links = self.links.borrow();
+                let beacon = links.iter().find(|link| link.node == relay);
+                beacon.map_or(
+                    Path { kind: PathKind::Relay, remote: None },
+                    |link| Path::relay(&link.address),
+                )
+            }
+            _ => Path::none(),
+        }
+    }
+
+    async fn counted(&self) -> String {
+        use std::fmt::Write;
+        let peers = self.peers().await;
+        let mut text = String::new();
+        let direct = peers.iter().filter(|peer| peer.link.is_some_and(|link| link.is_direct())).count();
+        let relayed = peers.iter().filter(|peer| peer.link.is_some()).count() - direct;
+        let sum = |of: fn(&tunnel::PeerStatus) -> u64| peers.iter().map(of).sum::<u64>();
+        let lines = [
+            ("crabmesh_peers", "gauge", peers.len() as u64),
+            ("crabmesh_peers_direct", "gauge", direct as u64),
+            ("crabmesh_peers_relayed", "gauge", relayed as u64),
+            ("crabmesh_tunnel_tx_bytes_total", "counter", sum(|peer| peer.tx_bytes)),
+            ("crabmesh_tunnel_rx_bytes_total", "counter", sum(|peer| peer.rx_bytes)),
+            ("crabmesh_tunnel_handshakes_total", "counter", sum(|peer| peer.handshakes)),
+            ("crabmesh_tunnel_dropped_total", "counter", sum(|peer| peer.dropped)),
+        ];
+        for (name, kind, value) in lines {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "# TYPE {name} {kind}\n{name} {value}");
+        }
+        text
+    }
+}
+
+/// The agents here, for peers and for the agents here.
+pub fn local_directory(agents: &Agents) -> Vec<DirectoryEntry> {
+    let entry = |agent: Arc<crate::agents::Agent>| DirectoryEntry {
+        name: agent.local.name.clone(),
+        idle_s: agents.idle_s(&agent),
+    };
+    agents.list().into_iter().map(entry).collect()
+}
+
+fn beacon_status(link: &BeaconLink) -> BeaconStatus {
+    let (state, rtt) = match &*link.state.borrow() {
+        LinkState::Quic { rtt } => ("quic", Some(*rtt)),
+        LinkState::Tls { rtt } => ("tls", *rtt),
+        LinkState::Down { .. } => ("down", None),
+        _ => ("connecting", None),
+    };
+    BeaconStatus { address: link.address.clone(), state: state.into(), rtt_ms: rtt.map(millis) }
+}
+
+fn version(order: Order) -> String {
+    format!("{}.{}", order.epoch, order.version)
+}
+
+fn timestamp(time: UnixTime) -> Timestamp {
+    Timestamp(time.0.saturating_mul(1000))
+}
+
+/// To the microsecond: what is below is noise.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn now() -> UnixTime {
+    UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
+
+/// A peer heard within this time is online whatever a beacon says: three heartbeats of 20 s.
+const RECENT: Duration = Duration::from_secs(60);
