@@ -1,1 +1,14 @@
-//! placeholder
+//! A small internet in network namespaces, for tests that need a kernel: public hosts, homes
+//! behind NAT of several kinds, and real `crabmesh` processes in them.
+//!
+//! Everything is made with `ip` and `nft`, carries documentation addresses (RFC 5737) and is gone
+//! after the test, also after one that failed or was killed: each lab sweeps what a dead process
+//! left behind.
+
+pub mod lab;
+pub mod mesh;
+pub mod process;
+
+pub use lab::{Home, Host, Lab, Nat};
+pub use mesh::{Gateway, Mesh};
+pub use process::{Finished, Running};
