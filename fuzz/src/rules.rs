@@ -1,0 +1,61 @@
+//! `policy`: files of any author.
+
+use std::sync::LazyLock;
+
+use identity::{AgentName, NodeId, UnixTime};
+use policy::{Document, MessageRequest, Node, Policy, Verb};
+
+static NODES: LazyLock<Vec<Node>> = LazyLock::new(|| {
+    let node = |n: u8, name: &str, user: Option<&str>, tags: &[&str]| Node {
+        id: NodeId([n; 16]),
+        name: name.parse().expect("a name"),
+        user: user.map(|user| user.parse().expect("a user")),
+        tags: tags.iter().map(|tag| tag.parse().expect("a tag")).collect(),
+        addresses: vec![format!("fd00::{n}").parse().expect("an address")],
+    };
+    vec![
+        node(1, "gw-a", None, &["tag:a"]),
+        node(2, "gw-b", Some("ana@example.com"), &[]),
+    ]
+});
+
+/// A policy file: it is read or refused with words that can be shown, and what is read can be
+/// compiled, asked, tested and listed.
+pub fn policy(bytes: &[u8]) {
+    let (document, said) = match Document::parse_bytes("fuzz.hujson", bytes) {
+        Ok(read) => read,
+        Err(said) => {
+            assert!(!said.is_empty(), "a refusal without a reason");
+            said.iter()
+                .for_each(|diagnostic| drop(diagnostic.render(false)));
+            return;
+        }
+    };
+    said.iter()
+        .chain(&document.lint(&NODES))
+        .for_each(|diagnostic| {
+            let _ = (diagnostic.render(false), serde_json::to_string(diagnostic));
+        });
+    let policy = Policy::compile(&document, &NODES);
+    let agent: AgentName = "coder".parse().expect("a name");
+    let (a, b) = (NODES[0].id, NODES[1].id);
+    for verb in Verb::ALL {
+        let at = UnixTime(0);
+        let request = MessageRequest {
+            src: (a, &agent),
+            dst: (b, &agent),
+            verb,
+            at,
+        };
+        if policy.authorize(&request).is_allowed() {
+            assert!(document.rule_count() > 0, "allowed without a rule");
+            assert!(policy.may_talk(&a, &b) && policy.reachable(&a, Some(&agent), &b, &agent));
+        }
+    }
+    let _ = policy.packet_filter(&a, 4747);
+    // Ten thousand rules and tests are for the bench, not for each of a million runs.
+    if document.expectation_count() < 50 {
+        drop(Policy::run_tests(&document, &NODES));
+    }
+    assert_eq!(document.summary().count(), document.rule_count());
+}
