@@ -1,10 +1,15 @@
 //! Hosts and routers as network namespaces, joined by one bridge that plays the internet.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use crate::process::{Finished, Running, run};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::process::{Finished, Running, run, run_with_input};
 
 /// One private internet. Dropping it removes all its namespaces.
 pub struct Lab {
@@ -12,6 +17,7 @@ pub struct Lab {
     namespaces: Vec<String>,
     public_hosts: u8,
     homes: u8,
+    lone_hosts: u8,
 }
 
 /// A namespace with an address that packets can reach.
@@ -49,11 +55,19 @@ pub enum Nat {
 impl Lab {
     /// Makes the internet of this lab: an empty bridge.
     pub fn new() -> Self {
+        // `ip netns add` and the sweep share /run/netns with those of other threads.
+        let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         sweep();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{count}", std::process::id());
-        let mut lab = Self { name, namespaces: Vec::new(), public_hosts: 0, homes: 0 };
+        let mut lab = Self {
+            name,
+            namespaces: Vec::new(),
+            public_hosts: 0,
+            homes: 0,
+            lone_hosts: 0,
+        };
         let internet = lab.namespace("net");
         ip(&["-n", &internet, "link", "add", "br0", "type", "bridge"]);
         ip(&["-n", &internet, "link", "set", "br0", "up"]);
@@ -69,6 +83,16 @@ impl Lab {
         Host { namespace, address }
     }
 
+    /// A host with nothing but its loopback.
+    pub fn lone_host(&mut self) -> Host {
+        self.lone_hosts += 1;
+        let namespace = self.namespace(&format!("lone{}", self.lone_hosts));
+        Host {
+            namespace,
+            address: "127.0.0.1".into(),
+        }
+    }
+
     /// A host behind a router of this kind.
     pub fn home(&mut self, nat: Nat) -> Home {
         self.homes += 1;
@@ -79,27 +103,65 @@ impl Lab {
         let (inside, address) = (format!("192.168.{number}.1"), format!("192.168.{number}.2"));
 
         self.plug(&router, &public);
-        let link = ["link", "add", "lan", "netns", &router, "type", "veth", "peer", "name", "eth0", "netns", &namespace];
+        let link = [
+            "link", "add", "lan", "netns", &router, "type", "veth", "peer", "name", "eth0",
+            "netns", &namespace,
+        ];
         ip(&link);
-        ip(&["-n", &router, "addr", "add", &format!("{inside}/24"), "dev", "lan"]);
+        ip(&[
+            "-n",
+            &router,
+            "addr",
+            "add",
+            &format!("{inside}/24"),
+            "dev",
+            "lan",
+        ]);
         ip(&["-n", &router, "link", "set", "lan", "up"]);
-        ip(&["-n", &namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
+        ip(&[
+            "-n",
+            &namespace,
+            "addr",
+            "add",
+            &format!("{address}/24"),
+            "dev",
+            "eth0",
+        ]);
         ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
         ip(&["-n", &namespace, "route", "add", "default", "via", &inside]);
-        in_namespace(&router, &["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+        set(&router, "net/ipv4/ip_forward", 1);
         nft(&router, &rules(nat));
-        Home { host: Host { namespace, address }, router, public }
+        Home {
+            host: Host { namespace, address },
+            router,
+            public,
+        }
     }
 
     /// How long this router keeps a silent UDP mapping, in seconds.
     pub fn set_udp_timeout(&self, home: &Home, seconds: u32) {
-        for key in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
-            in_namespace(&home.router, &["sysctl", "-qw", &format!("net.netfilter.{key}={seconds}")]);
+        for key in [
+            "nf_conntrack_udp_timeout",
+            "nf_conntrack_udp_timeout_stream",
+        ] {
+            set(&home.router, &format!("net/netfilter/{key}"), seconds);
         }
     }
 
     /// The namespace of the bridge that all public traffic crosses.
-    pub fn internet(&self) -> &str {
+    pub fn internet(&self) -> Host {
+        Host {
+            namespace: self.backbone().into(),
+            address: "0.0.0.0".into(),
+        }
+    }
+
+    /// What begins the name of each of its namespaces.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn backbone(&self) -> &str {
         &self.namespaces[0]
     }
 
@@ -114,10 +176,21 @@ impl Lab {
     /// Joins a namespace to the internet with this address.
     fn plug(&self, namespace: &str, address: &str) {
         let port = format!("p{}", self.namespaces.len());
-        let internet = self.internet();
-        ip(&["link", "add", &port, "netns", internet, "type", "veth", "peer", "name", "wan", "netns", namespace]);
+        let internet = self.backbone();
+        ip(&[
+            "link", "add", &port, "netns", internet, "type", "veth", "peer", "name", "wan",
+            "netns", namespace,
+        ]);
         ip(&["-n", internet, "link", "set", &port, "master", "br0", "up"]);
-        ip(&["-n", namespace, "addr", "add", &format!("{address}/24"), "dev", "wan"]);
+        ip(&[
+            "-n",
+            namespace,
+            "addr",
+            "add",
+            &format!("{address}/24"),
+            "dev",
+            "wan",
+        ]);
         ip(&["-n", namespace, "link", "set", "wan", "up"]);
     }
 }
@@ -131,7 +204,7 @@ impl Default for Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for namespace in &self.namespaces {
-            let _ = Command::new("ip").args(["netns", "del", namespace]).status();
+            remove(namespace);
         }
     }
 }
@@ -140,6 +213,22 @@ impl Host {
     /// Runs a command here to its end.
     pub fn run(&self, command: &[&str]) -> Finished {
         run(&[&["ip", "netns", "exec", &self.namespace], command].concat())
+    }
+
+    /// Runs a function here, on a thread of its own: its sockets are this host's.
+    pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let path = Path::new("/run/netns").join(&self.namespace);
+        std::thread::scope(|scope| {
+            let acting = scope.spawn(|| {
+                let namespace = File::open(&path).expect("a namespace of this lab");
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                    .expect("root may enter");
+                act()
+            });
+            acting
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Starts a command here; it ends with the value.
@@ -155,8 +244,10 @@ pub fn available() -> Result<(), String> {
     {
         return Err("not root".into());
     }
-    for tool in ["ip", "nft", "sysctl", "tcpdump"] {
-        let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|dir| Path::new(dir).join(tool).exists());
+    for tool in ["ip", "nft", "tcpdump", "setpriv", "unshare"] {
+        let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+            .iter()
+            .any(|dir| Path::new(dir).join(tool).exists());
         if !found {
             return Err(format!("{tool} is not installed"));
         }
@@ -174,18 +265,32 @@ fn rules(nat: Nat) -> String {
         Nat::Cone | Nat::Symmetric => "",
     };
     format!(
-        "table ip nat {{ chain post {{ type nat hook postrouting priority 100; oifname wan {masquerade}; }} }}
+        "table ip nat {{
+           chain post {{
+             type nat hook postrouting priority 100;
+             oifname wan {masquerade};
+           }}
+         }}
          table ip filter {{
-           chain forward {{ type filter hook forward priority 0; policy drop;
-             {udp} ct state established,related accept; iifname lan accept; }}
-           chain input {{ type filter hook input priority 0; policy drop;
-             ct state established,related accept; iifname lan accept; iifname lo accept; }}
-         }}"
+           chain forward {{
+             type filter hook forward priority 0; policy drop;
+             {udp}
+             ct state established,related accept;
+             iifname lan accept;
+           }}
+           chain input {{
+             type filter hook input priority 0; policy drop;
+             ct state established,related accept;
+             iifname lan accept;
+             iifname lo accept;
+           }}
+         }}
+"
     )
 }
 
 fn nft(namespace: &str, rules: &str) {
-    in_namespace(namespace, &["nft", rules]);
+    run_with_input(&["ip", "netns", "exec", namespace, "nft", "-f", "-"], rules).expect_success();
 }
 
 fn in_namespace(namespace: &str, command: &[&str]) {
@@ -196,16 +301,41 @@ fn ip(arguments: &[&str]) {
     run(&[&["ip"], arguments].concat()).expect_success();
 }
 
+/// Sets what is under /proc/sys of this namespace.
+fn set(namespace: &str, key: &str, value: u32) {
+    in_namespace(
+        namespace,
+        &["sh", "-c", &format!("echo {value} > /proc/sys/{key}")],
+    );
+}
+
+/// Removes a namespace, and ends what a test that was killed left running in it.
+fn remove(namespace: &str) {
+    let _ = Command::new("sh")
+        .args(["-c", "ip netns pids \"$0\" | xargs -r kill -9", namespace])
+        .status();
+    let _ = Command::new("ip")
+        .args(["netns", "del", namespace])
+        .status();
+}
+
 /// Removes the labs of processes that are gone.
-fn sweep() {
+pub fn sweep() {
     let listed = run(&["ip", "netns", "list"]).stdout;
-    for name in listed.lines().filter_map(|line| line.split_whitespace().next()) {
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+    for name in listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+    {
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = Command::new("ip").args(["netns", "del", name]).status();
+            remove(name);
         }
     }
 }
 
+static BUILDING: Mutex<()> = Mutex::new(());
+
 /// Begins the name of every namespace of ours, before the pid of the test.
-const PREFIX: &str = "crabmesh-";
+pub const PREFIX: &str = "crabmesh-";

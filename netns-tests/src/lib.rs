@@ -5,10 +5,16 @@
 //! after the test, also after one that failed or was killed: each lab sweeps what a dead process
 //! left behind.
 
+pub mod agent;
+pub mod cage;
+pub mod capture;
 pub mod lab;
 pub mod mesh;
 pub mod process;
 
+pub use agent::AgentClient;
+pub use cage::Cage;
+pub use capture::Capture;
 pub use lab::{Home, Host, Lab, Nat};
-pub use mesh::{Gateway, Mesh};
+pub use mesh::{Gateway, Mesh, OPEN_POLICY};
 pub use process::{Finished, Running};

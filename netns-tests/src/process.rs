@@ -1,14 +1,17 @@
 //! Processes of a test: run to their end, or in the background until the value is dropped.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-/// A process in the background. Dropping it kills it, by pid, and reaps it.
+/// A process in the background. Dropping it kills it, by pid, and reaps it; where a test failed
+/// meanwhile, the last that it logged is shown.
 pub struct Running {
     child: Child,
     lines: mpsc::Receiver<String>,
+    logged: Arc<Mutex<VecDeque<String>>>,
     command: String,
 }
 
@@ -41,8 +44,14 @@ pub fn run_with_input(command: &[&str], input: &str) -> Finished {
         .spawn()
         .unwrap_or_else(|error| panic!("{name}: {error}"));
     // A command that never reads its input closes the pipe: that is its choice.
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap_or_else(|error| panic!("{name}: {error}"));
+    let _ = child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(input.as_bytes());
+    let output = child
+        .wait_with_output()
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
     Finished {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -59,27 +68,40 @@ impl Finished {
 
     /// Panics, with all that it printed, unless it ended with this code.
     pub fn expect_code(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{}\n{}{}", self.command, self.stdout, self.stderr);
+        assert_eq!(
+            self.code, code,
+            "{}\n{}{}",
+            self.command, self.stdout, self.stderr
+        );
         self
     }
 }
 
 impl Running {
-    /// Starts a command; its standard output is read line by line, its standard error goes to the
-    /// test's own.
+    /// Starts a command; its standard output is read line by line, of its standard error the last
+    /// lines are kept.
     pub fn start(command: &[&str]) -> Self {
         let name = command.join(" ");
         let mut child = Command::new(command[0])
             .args(&command[1..])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let stdout = child.stdout.take().expect("piped");
+        let stderr = child.stderr.take().expect("piped");
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || forward(stdout, &sender));
-        Self { child, lines, command: name }
+        let logged = Arc::<Mutex<VecDeque<String>>>::default();
+        let log = Arc::clone(&logged);
+        std::thread::spawn(move || keep(stderr, &log));
+        Self {
+            child,
+            lines,
+            logged,
+            command: name,
+        }
     }
 
     /// The next line of its standard output.
@@ -87,6 +109,28 @@ impl Running {
         self.lines
             .recv_timeout(within)
             .unwrap_or_else(|_| panic!("{} printed nothing within {within:?}", self.command))
+    }
+
+    /// Waits until it logs a line with these words.
+    pub fn wait_for_log(&self, words: &str, within: Duration) {
+        let start = Instant::now();
+        while !self.log().contains(words) {
+            assert!(
+                start.elapsed() < within,
+                "{} did not log {words:?}:\n{}",
+                self.command,
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The last that it logged.
+    pub fn log(&self) -> String {
+        let logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged
+            .iter()
+            .fold(String::new(), |text, line| text + line + "\n")
     }
 
     /// The next line, where there is one in time.
@@ -113,6 +157,19 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.end();
+        if std::thread::panicking() {
+            eprintln!("--- {} logged last:\n{}", self.command, self.log());
+        }
+    }
+}
+
+fn keep(stderr: impl Read, log: &Mutex<VecDeque<String>>) {
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.len() == KEPT_LINES {
+            log.pop_front();
+        }
+        log.push_back(line);
     }
 }
 
@@ -124,3 +181,6 @@ fn forward(stdout: impl Read, lines: &mpsc::Sender<String>) {
         }
     }
 }
+
+/// Of the log of a process in the background.
+const KEPT_LINES: usize = 60;
