@@ -63,11 +63,20 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
             Command::List => {
                 let list: LocalAgents = client.get("/v1/admin/agents").await?;
                 if output.json() {
-                    return list.agents.iter().try_for_each(|agent| output.object(agent));
+                    return list
+                        .agents
+                        .iter()
+                        .try_for_each(|agent| output.object(agent));
                 }
-                let mut rows = vec![vec!["AGENT".to_owned(), "ADDED".to_owned(), "LAST SEEN".to_owned()]];
+                let mut rows = vec![vec![
+                    "AGENT".to_owned(),
+                    "ADDED".to_owned(),
+                    "LAST SEEN".to_owned(),
+                ]];
                 rows.extend(list.agents.iter().map(|agent| {
-                    let seen = agent.idle_s.map_or("never".to_owned(), |s| format!("{} ago", crate::duration::short(s)));
+                    let seen = agent.idle_s.map_or("never".to_owned(), |s| {
+                        format!("{} ago", crate::duration::short(s))
+                    });
                     vec![agent.name.to_string(), agent.created_at.to_string(), seen]
                 }));
                 output.table(&rows)
@@ -82,8 +91,14 @@ fn show_token(added: &AgentAdded, context: &Context) -> Result<(), Failure> {
     if output.json() {
         return output.object(added);
     }
-    output.line(format!("CRABMESH_TOKEN={}\nCRABMESH_API={}", added.token, added.api))?;
-    let name = added.address.as_ref().map_or(added.name.to_string(), ToString::to_string);
+    output.line(format!(
+        "CRABMESH_TOKEN={}\nCRABMESH_API={}",
+        added.token, added.api
+    ))?;
+    let name = added
+        .address
+        .as_ref()
+        .map_or(added.name.to_string(), ToString::to_string);
     note(format!("{name} has this token; it is not shown again"));
     Ok(())
 }

@@ -41,7 +41,12 @@ struct Config {
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     start_log("info")?;
-    let config = args.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
+    let config = args
+        .config
+        .as_deref()
+        .map(read_config)
+        .transpose()?
+        .unwrap_or_default();
     let listen = args.listen.or(config.listen);
     let dir = StateDir::create(&context.state_dir(Owner::Beacon)?)?;
     let _lock = dir.lock()?;
@@ -62,13 +67,21 @@ async fn serve(
     let cut = Cut::new();
     let gatekeeper: Arc<dyn net::beacon::Gatekeeper> = coordinator.clone();
     let bind = |listen| {
-        let config = RelayConfig { listen, cut: cut.clone(), limits: Limits::default() };
+        let config = RelayConfig {
+            listen,
+            cut: cut.clone(),
+            limits: Limits::default(),
+        };
         Relay::bind(config, Arc::clone(&gatekeeper), sessions.clone())
     };
     let relay = match (bind(listen.unwrap_or(EVERYWHERE)).await, listen) {
         // A kernel without IPv6.
         (Err(error), None) if lacks_ipv6(&error) => {
-            bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), EVERYWHERE.port())).await
+            bind(SocketAddr::new(
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                EVERYWHERE.port(),
+            ))
+            .await
         }
         (bound, _) => bound,
     };
@@ -83,9 +96,13 @@ async fn serve(
     let local = relay.local_addr();
     dir.write_json(LISTEN, &json!({"listen": local}))?;
     match (coordinator.claim_text(), context.json) {
-        (Some(claim), true) => context.output().object(&json!({"claim": *claim, "listen": local}))?,
+        (Some(claim), true) => context
+            .output()
+            .object(&json!({"claim": *claim, "listen": local}))?,
         (Some(claim), false) => context.output().line(format!("claim {}", *claim))?,
-        (None, true) => context.output().object(&json!({"claim": null, "listen": local}))?,
+        (None, true) => context
+            .output()
+            .object(&json!({"claim": null, "listen": local}))?,
         (None, false) => note(format!("this beacon serves its mesh on {local}")),
     }
     notify_ready();
@@ -107,23 +124,32 @@ async fn serve(
     drop(drained);
     match serving.await {
         Ok(result) => result.map_err(|error| anyhow::Error::from(error).into()),
-        Err(error) => Err(Failure::failed(format!("the coordinator broke down: {error}"))),
+        Err(error) => Err(Failure::failed(format!(
+            "the coordinator broke down: {error}"
+        ))),
     }
 }
 
 fn read_config(path: &Path) -> Result<Config, Failure> {
     let name = path.display();
-    let bytes = std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {name}: {error}")))?;
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::usage(format!("cannot read {name}: {error}")))?;
     serde_json::from_slice(&bytes).map_err(|error| {
-        Failure::usage(format!("{name} makes no sense: {error}")).hint("it may say {\"listen\": \"ADDR:PORT\"}")
+        Failure::usage(format!("{name} makes no sense: {error}"))
+            .hint("it may say {\"listen\": \"ADDR:PORT\"}")
     })
 }
 
 fn lacks_ipv6(error: &RelayError) -> bool {
     match error {
         RelayError::Bind { source, .. } => {
-            let code = source.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-            let lacking = [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL];
+            let code = source
+                .raw_os_error()
+                .map(rustix::io::Errno::from_raw_os_error);
+            let lacking = [
+                rustix::io::Errno::AFNOSUPPORT,
+                rustix::io::Errno::ADDRNOTAVAIL,
+            ];
             code.is_some_and(|code| lacking.contains(&code))
         }
         _ => false,
@@ -136,12 +162,15 @@ fn notify_ready() {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
     let address = match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&name),
     };
-    let told = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
+    let told =
+        address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
     if let Err(error) = told {
         tracing::warn!(%error, "cannot tell the service manager that the beacon is up");
     }

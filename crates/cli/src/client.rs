@@ -93,11 +93,18 @@ impl Client {
         Self::new(context, None, None)
     }
 
-    fn new(context: &Context, agent: Option<AgentName>, token_file: Option<&Path>) -> Result<Self, Failure> {
+    fn new(
+        context: &Context,
+        agent: Option<AgentName>,
+        token_file: Option<&Path>,
+    ) -> Result<Self, Failure> {
         let place = Place::find(context)?;
         let token = match (&agent, token_file) {
             (_, Some(file)) => Some(read_token(file)?),
-            (Some(_), None) => std::env::var("CRABMESH_TOKEN").ok().filter(|t| !t.is_empty()).map(Zeroizing::new),
+            (Some(_), None) => std::env::var("CRABMESH_TOKEN")
+                .ok()
+                .filter(|t| !t.is_empty())
+                .map(Zeroizing::new),
             (None, None) => None,
         };
         let token = match (token, &place) {
@@ -106,37 +113,53 @@ impl Client {
             // A configured admin of another user is known by its uid.
             (None, Place::Socket(_)) => None,
             (None, Place::Loopback(_)) => {
-                return Err(Failure::usage("the API on loopback takes an agent's token only")
-                    .hint("set CRABMESH_TOKEN and --as NAME"));
+                return Err(
+                    Failure::usage("the API on loopback takes an agent's token only")
+                        .hint("set CRABMESH_TOKEN and --as NAME"),
+                );
             }
         };
-        Ok(Self { place, token, agent, connection: None })
+        Ok(Self {
+            place,
+            token,
+            agent,
+            connection: None,
+        })
     }
 
     /// Reads.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Failure> {
-        self.call(Method::GET, path, None, CALL_TIMEOUT).await?.read()
-    }
-
-    /// Reads, and waits for as long as the node may.
-    pub async fn get_within<T: DeserializeOwned>(&mut self, path: &str, within: Duration) -> Result<T, Failure> {
-        self.call(Method::GET, path, None, within + CALL_TIMEOUT).await?.read()
+        self.call(Method::GET, path, None, CALL_TIMEOUT)
+            .await?
+            .read()
     }
 
     /// Does.
-    pub async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+    pub async fn post<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
         self.post_raw(path, body, Duration::ZERO).await?.read()
     }
 
     /// Does, and returns the answer whatever it is; the node may take `within`.
-    pub async fn post_raw(&mut self, path: &str, body: &impl Serialize, within: Duration) -> Result<Answer, Failure> {
+    pub async fn post_raw(
+        &mut self,
+        path: &str,
+        body: &impl Serialize,
+        within: Duration,
+    ) -> Result<Answer, Failure> {
         let body = serde_json::to_vec(body).map_err(|error| Failure::failed(error.to_string()))?;
-        self.call(Method::POST, path, Some(body.into()), within + CALL_TIMEOUT).await
+        self.call(Method::POST, path, Some(body.into()), within + CALL_TIMEOUT)
+            .await
     }
 
     /// Removes.
     pub async fn delete(&mut self, path: &str) -> Result<(), Failure> {
-        self.call(Method::DELETE, path, None, CALL_TIMEOUT).await?.done()
+        self.call(Method::DELETE, path, None, CALL_TIMEOUT)
+            .await?
+            .done()
     }
 
     /// What waits for the agent and what comes, on a connection of its own.
@@ -144,12 +167,20 @@ impl Client {
         let mut connection = self.connect().await?;
         let request = self.request(Method::GET, "/v1/messages/stream", None)?;
         let response = tokio::time::timeout(CALL_TIMEOUT, connection.send_request(request)).await;
-        let response = response.map_err(|_| self.silent())?.map_err(|error| self.broken(&error))?;
+        let response = response
+            .map_err(|_| self.silent())?
+            .map_err(|error| self.broken(&error))?;
         if !response.status().is_success() {
-            collect(response).await.map_err(|error| self.broken(&error))?.done()?;
+            collect(response)
+                .await
+                .map_err(|error| self.broken(&error))?
+                .done()?;
             return Err(Failure::failed("the node answers with no stream"));
         }
-        Ok(Stream { body: response.into_body(), buffer: BytesMut::new() })
+        Ok(Stream {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+        })
     }
 
     async fn call(
@@ -169,7 +200,12 @@ impl Client {
         }
     }
 
-    async fn exchange(&mut self, method: Method, path: &str, body: Option<Bytes>) -> Result<Answer, Failure> {
+    async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Answer, Failure> {
         loop {
             let kept = self.connection.take();
             let fresh = kept.is_none();
@@ -184,7 +220,9 @@ impl Client {
             };
             match sent {
                 Ok(response) => {
-                    let answer = collect(response).await.map_err(|error| self.broken(&error))?;
+                    let answer = collect(response)
+                        .await
+                        .map_err(|error| self.broken(&error))?;
                     self.connection = Some(connection);
                     return Ok(answer);
                 }
@@ -195,12 +233,20 @@ impl Client {
         }
     }
 
-    fn request(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Request<Full<Bytes>>, Failure> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
         let host = match &self.place {
             Place::Loopback(address) => address.to_string(),
             _ => "crabmesh".to_owned(),
         };
-        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, host);
         if let Some(token) = &self.token {
             let mut value = HeaderValue::try_from(format!("Bearer {}", token.as_str()))
                 .map_err(|_| Failure::usage("the token holds characters that no token has"))?;
@@ -225,13 +271,16 @@ impl Client {
                 let stream = stream.map_err(|error| no_answer(&address.to_string(), &error))?;
                 // A call is one write; waiting for more to send would only delay it.
                 let _ = stream.set_nodelay(true);
-                let (sender, connection) =
-                    http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
+                let (sender, connection) = http1::handshake(TokioIo::new(stream))
+                    .await
+                    .map_err(|error| self.broken(&error))?;
                 tokio::spawn(connection);
                 return Ok(sender);
             }
             Place::Socket(path) => {
-                let owner = std::fs::symlink_metadata(path).map_err(|error| no_answer(&path.display().to_string(), &error))?.uid();
+                let owner = std::fs::symlink_metadata(path)
+                    .map_err(|error| no_answer(&path.display().to_string(), &error))?
+                    .uid();
                 open_socket(path, owner).await?
             }
             Place::StateDir(dir) => {
@@ -239,8 +288,9 @@ impl Client {
                 open_socket(&endpoints.socket, owner).await?
             }
         };
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(handshake)).await.map_err(|error| self.broken(&error))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(handshake))
+            .await
+            .map_err(|error| self.broken(&error))?;
         // It ends with its sender; what goes wrong on it is told by the call.
         tokio::spawn(connection);
         Ok(sender)
@@ -257,7 +307,10 @@ impl Client {
 
 impl Place {
     fn find(context: &Context) -> Result<Self, Failure> {
-        let Some(named) = std::env::var("CRABMESH_API").ok().filter(|named| !named.is_empty()) else {
+        let Some(named) = std::env::var("CRABMESH_API")
+            .ok()
+            .filter(|named| !named.is_empty())
+        else {
             return Ok(Self::StateDir(context.state_dir(Owner::Gateway)?));
         };
         if let Some(address) = named.strip_prefix("http://") {
@@ -265,17 +318,23 @@ impl Place {
                 .trim_end_matches('/')
                 .replace("localhost:", "127.0.0.1:")
                 .parse()
-                .map_err(|_| Failure::usage("CRABMESH_API is http://127.0.0.1:PORT or a socket path"))?;
+                .map_err(|_| {
+                    Failure::usage("CRABMESH_API is http://127.0.0.1:PORT or a socket path")
+                })?;
             // A token is never sent further than this host.
             return match address.ip().is_loopback() {
                 true => Ok(Self::Loopback(address)),
-                false => Err(Failure::usage("CRABMESH_API names another host; the API is for its own host")),
+                false => Err(Failure::usage(
+                    "CRABMESH_API names another host; the API is for its own host",
+                )),
             };
         }
         let path = PathBuf::from(named.strip_prefix("unix:").unwrap_or(&named));
         match path.is_absolute() {
             true => Ok(Self::Socket(path)),
-            false => Err(Failure::usage("CRABMESH_API is http://127.0.0.1:PORT or the absolute path of a socket")),
+            false => Err(Failure::usage(
+                "CRABMESH_API is http://127.0.0.1:PORT or the absolute path of a socket",
+            )),
         }
     }
 }
@@ -286,9 +345,10 @@ impl Answer {
         if !self.status.is_success() {
             return Err(self.failure());
         }
-        serde_json::from_slice(&self.body)
-            .map_err(|error| Failure::failed(format!("the node answers with something else: {error}"))
-                .hint("the node and this command may be of different versions"))
+        serde_json::from_slice(&self.body).map_err(|error| {
+            Failure::failed(format!("the node answers with something else: {error}"))
+                .hint("the node and this command may be of different versions")
+        })
     }
 
     /// An answer that is well and says no more.
@@ -334,15 +394,23 @@ impl Stream {
         while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
             let event = self.buffer.split_to(end);
             self.buffer.advance(2);
-            let data = event.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"data:"));
+            let data = event[..]
+                .split(|byte| *byte == b'\n')
+                .find_map(|line| line.strip_prefix(b"data:"));
             if let Some(data) = data {
-                return serde_json::from_slice(data)
-                    .map(Some)
-                    .map_err(|error| Failure::failed(format!("the node sends something else: {error}")));
+                return serde_json::from_slice(data).map(Some).map_err(|error| {
+                    Failure::failed(format!("the node sends something else: {error}"))
+                });
             }
         }
         Ok(None)
     }
+}
+
+/// The policy in force at the local node.
+pub fn policy(context: &Context) -> Result<api::Policy, Failure> {
+    let mut client = Client::for_admin(context)?;
+    context.block_on(async move { client.get("/v1/policy").await })
 }
 
 /// What the API refused, in the words and exit codes of the command line.
@@ -351,6 +419,7 @@ pub fn failure_of(failure: &api::Failure) -> Failure {
         "denied" | "no_policy" => Exit::Denied,
         "timeout" | "expired" => Exit::TimedOut,
         "schema" => Exit::Usage,
+        "stopping" => Exit::NoNode,
         _ => Exit::Failed,
     };
     let sentence = match failure.code.as_str() {
@@ -359,9 +428,14 @@ pub fn failure_of(failure: &api::Failure) -> Failure {
     };
     let told = Failure::new(exit, crate::terminal::printable(&sentence));
     match (&failure.missing_grant, &failure.hint, failure.code.as_str()) {
-        (Some(grant), _, _) => told.hint(format!("this grant is missing: {}", crate::terminal::printable(grant))),
+        (Some(grant), _, _) => told.hint(format!(
+            "this grant is missing: {}",
+            crate::terminal::printable(grant)
+        )),
         (None, Some(hint), _) => told.hint(hint),
-        (None, None, "unauthorized") => told.hint("the token is wrong, or was replaced by `crabmesh agent rotate`"),
+        (None, None, "unauthorized") => {
+            told.hint("the token is wrong, or was replaced by `crabmesh agent rotate`")
+        }
         (None, None, _) => told,
     }
 }
@@ -374,20 +448,30 @@ async fn collect(response: Response<Incoming>) -> Result<Answer, hyper::Error> {
 
 async fn open_socket(path: &Path, owner: u32) -> Result<UnixStream, Failure> {
     let place = path.display().to_string();
-    let stream = UnixStream::connect(path).await.map_err(|error| no_answer(&place, &error))?;
-    let server = stream.peer_cred().map_err(|error| no_answer(&place, &error))?.uid();
+    let stream = UnixStream::connect(path)
+        .await
+        .map_err(|error| no_answer(&place, &error))?;
+    let server = stream
+        .peer_cred()
+        .map_err(|error| no_answer(&place, &error))?
+        .uid();
     match server == owner {
         true => Ok(stream),
-        false => Err(Failure::failed(format!("{place} is served by user {server}, not by its owner {owner}"))
-            .hint("somebody may be after tokens; look who listens there")),
+        false => Err(Failure::failed(format!(
+            "{place} is served by user {server}, not by its owner {owner}"
+        ))
+        .hint("somebody may be after tokens; look who listens there")),
     }
 }
 
 /// Where the node of that state directory listens, and who owns the directory.
 fn endpoints(dir: &Path) -> Result<(Endpoints, u32), Failure> {
-    let owner = std::fs::metadata(dir).map_err(|error| no_answer(&dir.display().to_string(), &error))?.uid();
+    let owner = std::fs::metadata(dir)
+        .map_err(|error| no_answer(&dir.display().to_string(), &error))?
+        .uid();
     let file = dir.join(node::files::API);
-    let bytes = std::fs::read(&file).map_err(|error| no_answer(&dir.display().to_string(), &error))?;
+    let bytes =
+        std::fs::read(&file).map_err(|error| no_answer(&dir.display().to_string(), &error))?;
     let endpoints = serde_json::from_slice(&bytes)
         .map_err(|error| Failure::failed(format!("{} makes no sense: {error}", file.display())))?;
     Ok((endpoints, owner))
@@ -397,10 +481,10 @@ fn admin_token(dir: &Path) -> Result<Zeroizing<String>, Failure> {
     let file = dir.join(node::files::ADMIN_TOKEN);
     match std::fs::read_to_string(&file) {
         Ok(token) => Ok(Zeroizing::new(token.trim().to_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(Failure::failed(format!("{} is not for this user", file.display()))
-                .hint("set CRABMESH_API and CRABMESH_TOKEN as `crabmesh agent add` printed them"))
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(Failure::failed(
+            format!("{} is not for this user", file.display()),
+        )
+        .hint("set CRABMESH_API and CRABMESH_TOKEN as `crabmesh agent add` printed them")),
         Err(error) => Err(no_answer(&dir.display().to_string(), &error)),
     }
 }
@@ -412,7 +496,9 @@ fn read_token(file: &Path) -> Result<Zeroizing<String>, Failure> {
 }
 
 fn no_answer(place: &str, error: &std::io::Error) -> Failure {
-    Failure::no_node(format!("the local node does not answer at {place}: {error}"))
+    Failure::no_node(format!(
+        "the local node does not answer at {place}: {error}"
+    ))
 }
 
 /// What the node needs for any call that waits for nobody.

@@ -32,19 +32,28 @@ pub enum Owner {
 impl Context {
     /// From the command line.
     pub fn new(state_dir: Option<PathBuf>, json: bool) -> Self {
-        Self { state_dir: state_dir.filter(|dir| !dir.as_os_str().is_empty()), json }
+        Self {
+            state_dir: state_dir.filter(|dir| !dir.as_os_str().is_empty()),
+            json,
+        }
     }
 
     /// The state directory: `--state-dir`, `CRABMESH_STATE_DIR`, or `crabmesh` per XDG; in it a
     /// beacon and an operator have a directory of their own. It need not exist.
     pub fn state_dir(&self, owner: Owner) -> Result<PathBuf, Failure> {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let absolute = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|dir| dir.is_absolute())
+        };
         let home = || {
-            let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+            let state = absolute("XDG_STATE_HOME")
+                .or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
             state.map(|state| state.join("crabmesh"))
         };
         let Some(base) = self.state_dir.clone().or_else(home) else {
-            return Err(Failure::usage("neither HOME nor XDG_STATE_HOME is set").hint("name a directory with --state-dir"));
+            return Err(Failure::usage("neither HOME nor XDG_STATE_HOME is set")
+                .hint("name a directory with --state-dir"));
         };
         Ok(match owner {
             Owner::Gateway => base,
@@ -64,7 +73,10 @@ impl Context {
     }
 
     /// Runs a future to its end on a runtime of one thread.
-    pub fn block_on<T>(&self, future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    pub fn block_on<T>(
+        &self,
+        future: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -86,7 +98,9 @@ pub fn argument_or_stdin(argument: &str, most: usize) -> Result<Vec<u8>, Failure
         .read_to_end(&mut bytes)
         .map_err(|error| Failure::failed(format!("cannot read stdin: {error}")))?;
     if bytes.len() > most {
-        return Err(Failure::usage(format!("stdin holds more than {most} bytes")));
+        return Err(Failure::usage(format!(
+            "stdin holds more than {most} bytes"
+        )));
     }
     Ok(bytes)
 }
@@ -102,7 +116,9 @@ pub fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bytes = [0; N];
     match getrandom::fill(&mut bytes) {
         Ok(()) => Ok(bytes),
-        Err(error) => Err(Failure::failed(format!("the system gives no random bytes: {error}"))),
+        Err(error) => Err(Failure::failed(format!(
+            "the system gives no random bytes: {error}"
+        ))),
     }
 }
 
@@ -114,8 +130,9 @@ pub fn start_log(filter: &str) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
 
     let wanted = std::env::var("CRABMESH_LOG").unwrap_or_else(|_| filter.to_owned());
-    let filter = EnvFilter::try_new(&wanted)
-        .map_err(|error| Failure::usage(format!("the log filter {wanted:?} makes no sense: {error}")))?;
+    let filter = EnvFilter::try_new(&wanted).map_err(|error| {
+        Failure::usage(format!("the log filter {wanted:?} makes no sense: {error}"))
+    })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

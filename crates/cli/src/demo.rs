@@ -1,7 +1,7 @@
 //! `crabmesh demo`: the whole road on one machine, by the public commands alone. A beacon and two
 //! gateways run as processes of their own, each with its own state in a temporary directory.
 
-mod process;
+pub mod process;
 mod story;
 
 use std::time::Duration;

@@ -6,7 +6,9 @@ use std::time::Duration;
 /// Reads a duration; for clap's `value_parser`.
 pub fn parse(text: &str) -> Result<Duration, String> {
     const WRONG: &str = "write a duration as 250ms, 30s, 15m, 24h or 7d";
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| WRONG.to_owned())?;
     let scale_ms: u64 = match unit {
@@ -17,7 +19,10 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => return Err(WRONG.to_owned()),
     };
-    number.checked_mul(scale_ms).map(Duration::from_millis).ok_or_else(|| "that is too long".to_owned())
+    number
+        .checked_mul(scale_ms)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "that is too long".to_owned())
 }
 
 /// Whole seconds as people read them: the largest unit that fits.
@@ -40,7 +45,15 @@ mod tests {
         assert_eq!(parse("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse("7d"), Ok(Duration::from_secs(7 * 86_400)));
         assert_eq!(parse("5"), Ok(Duration::from_secs(5)));
-        for wrong in ["", "s", "-1s", "1 s", "1y", "99999999999999999999d", "9999999999999999d"] {
+        for wrong in [
+            "",
+            "s",
+            "-1s",
+            "1 s",
+            "1y",
+            "99999999999999999999d",
+            "9999999999999999d",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -33,7 +33,11 @@ pub struct Failure {
 impl Failure {
     /// A failure with an exit code of its own.
     pub fn new(exit: Exit, sentence: impl Into<String>) -> Self {
-        Self { exit, sentence: sentence.into(), hint: None }
+        Self {
+            exit,
+            sentence: sentence.into(),
+            hint: None,
+        }
     }
 
     /// Exit 1.
@@ -48,7 +52,8 @@ impl Failure {
 
     /// Exit 5, with its hint.
     pub fn no_node(sentence: impl Into<String>) -> Self {
-        Self::new(Exit::NoNode, sentence).hint("start it with `crabmesh up`, or name its state with --state-dir")
+        Self::new(Exit::NoNode, sentence)
+            .hint("start it with `crabmesh up`, or name its state with --state-dir")
     }
 
     /// The one thing to try.

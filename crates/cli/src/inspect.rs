@@ -14,7 +14,9 @@ use crate::terminal::{self, printable};
 
 /// Show this node, its beacons and its peers.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  crabmesh status\n  crabmesh status --json | jq .peers\n  crabmesh status --watch")]
+#[command(
+    after_help = "Examples:\n  crabmesh status\n  crabmesh status --json | jq .peers\n  crabmesh status --watch"
+)]
 pub struct StatusArgs {
     /// Show it anew every two seconds
     #[arg(long)]
@@ -32,12 +34,14 @@ pub struct AgentsArgs {
 
 /// Measure the way to a gateway, or to an agent on it: which path, how long, or lost.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  crabmesh ping gw-b\n  crabmesh ping coder@gw-b --as planner -c 3 --json\n\nExit 4 when every probe was lost, 3 when the policy forbids the agent.")]
+#[command(
+    after_help = "Examples:\n  crabmesh ping gw-b\n  crabmesh ping coder@gw-b --as planner -c 3 --json\n\nExit 4 when every probe was lost, 3 when the policy forbids the agent."
+)]
 pub struct PingArgs {
     /// The gateway, or the agent on it
     #[arg(value_name = "AGENT@GATEWAY|GATEWAY")]
     pub target: String,
-    /// How many probes; without it until interrupted
+    /// How many probes
     #[arg(short, long, value_name = "N", default_value_t = 5)]
     pub count: u64,
     /// The time between two
@@ -58,7 +62,11 @@ pub fn status(args: &StatusArgs, context: &Context) -> Result<(), Failure> {
                 false => {
                     // Only a terminal has a screen to clear.
                     let clear = args.watch && std::io::IsTerminal::is_terminal(&std::io::stdout());
-                    show_status(output, &status, if clear { "\u{1b}[H\u{1b}[2J" } else { "" })?;
+                    show_status(
+                        output,
+                        &status,
+                        if clear { "\u{1b}[H\u{1b}[2J" } else { "" },
+                    )?;
                 }
             }
             if !args.watch {
@@ -75,13 +83,23 @@ pub fn agents(args: AgentsArgs, context: &Context) -> Result<(), Failure> {
     context.block_on(async move {
         let list: Agents = client.get("/v1/agents").await?;
         if output.json() {
-            return list.agents.iter().try_for_each(|agent| output.object(agent));
+            return list
+                .agents
+                .iter()
+                .try_for_each(|agent| output.object(agent));
         }
         let mut rows = vec![row(["AGENT", "GATEWAY", "ONLINE", "LAST SEEN"])];
         rows.extend(list.agents.iter().map(|agent| {
             let online = if agent.online { "yes" } else { "no" };
-            let seen = agent.last_seen_s.map_or("never".to_owned(), |s| format!("{} ago", short(s)));
-            vec![agent.address.agent.to_string(), agent.address.node.to_string(), online.to_owned(), seen]
+            let seen = agent
+                .last_seen_s
+                .map_or("never".to_owned(), |s| format!("{} ago", short(s)));
+            vec![
+                agent.address.agent.to_string(),
+                agent.address.node.to_string(),
+                online.to_owned(),
+                seen,
+            ]
         }));
         output.table(&rows)
     })
@@ -92,7 +110,10 @@ pub fn ping(args: PingArgs, context: &Context) -> Result<(), Failure> {
     let output = context.output();
     context.block_on(async move {
         let start = Instant::now();
-        let request = PingRequest { target: args.target, timeout_ms: Some(PROBE_TIMEOUT_MS) };
+        let request = PingRequest {
+            target: args.target,
+            timeout_ms: Some(PROBE_TIMEOUT_MS),
+        };
         let (mut answered, mut worst, mut sum) = (0_u64, 0.0_f64, 0.0_f64);
         let mut next = tokio::time::Instant::now();
         for seq in 1..=args.count {
@@ -104,7 +125,9 @@ pub fn ping(args: PingArgs, context: &Context) -> Result<(), Failure> {
                 (answered, worst, sum) = (answered + 1, worst.max(rtt), sum + rtt);
             }
             match output.json() {
-                true => output.object(&json!({"seq": seq, "at_ms": at_ms, "path": ping.path, "rtt_ms": ping.rtt_ms}))?,
+                true => output.object(
+                    &json!({"seq": seq, "at_ms": at_ms, "path": ping.path, "rtt_ms": ping.rtt_ms}),
+                )?,
                 false => output.line(probe_line(seq, &ping))?,
             }
         }
@@ -114,7 +137,10 @@ pub fn ping(args: PingArgs, context: &Context) -> Result<(), Failure> {
             (0, 0) => Ok(()),
             _ => {
                 let mean = sum / answered as f64;
-                note(format!("{answered} of {} answered, {mean:.3} ms on average, {worst:.3} ms at worst", args.count));
+                note(format!(
+                    "{answered} of {} answered, {mean:.3} ms on average, {worst:.3} ms at worst",
+                    args.count
+                ));
                 Ok(())
             }
         }
@@ -134,12 +160,27 @@ fn probe_line(seq: u64, ping: &Ping) -> String {
 }
 
 fn show_status(output: Output, status: &Status, before: &str) -> Result<(), Failure> {
-    let name = status.node.name.as_ref().map_or("(no membership yet)".to_owned(), ToString::to_string);
+    let name = status
+        .node
+        .name
+        .as_ref()
+        .map_or("(no membership yet)".to_owned(), ToString::to_string);
     let tags: Vec<&str> = status.node.tags.iter().map(identity::Tag::as_str).collect();
-    let expires = status.node.expires_at.map_or(String::new(), |at| format!(", until {at}"));
-    let mut text = format!("{before}{name} in mesh {}  {}{expires}\n", printable(&status.mesh), tags.join(" "));
+    let expires = status
+        .node
+        .expires_at
+        .map_or(String::new(), |at| format!(", until {at}"));
+    let mut text = format!(
+        "{before}{name} in mesh {}  {}{expires}\n",
+        printable(&status.mesh),
+        tags.join(" ")
+    );
     text.push_str(&match &status.policy {
-        Some(policy) => format!("policy     {} (signed {} ago)\n", printable(&policy.version), short(policy.age_s)),
+        Some(policy) => format!(
+            "policy     {} (signed {} ago)\n",
+            printable(&policy.version),
+            short(policy.age_s)
+        ),
         None => "policy     none: nothing is allowed\n".to_owned(),
     });
     text.push_str(&match status.map.age_s {
@@ -153,11 +194,26 @@ fn show_status(output: Output, status: &Status, before: &str) -> Result<(), Fail
     text.push('\n');
     let mut beacons = vec![row(["BEACON", "STATE", "RTT"])];
     beacons.extend(status.beacons.iter().map(|beacon| {
-        vec![beacon.address.to_string(), printable(&beacon.state), millis(beacon.rtt_ms)]
+        vec![
+            beacon.address.to_string(),
+            printable(&beacon.state),
+            millis(beacon.rtt_ms),
+        ]
     }));
     text.push_str(&terminal::table(&beacons));
     text.push('\n');
-    let mut peers = vec![row(["GATEWAY", "TAGS", "ONLINE", "PATH", "RTT", "HANDSHAKE", "SENT", "RECEIVED", "QUEUED", "WHY"])];
+    let mut peers = vec![row([
+        "GATEWAY",
+        "TAGS",
+        "ONLINE",
+        "PATH",
+        "RTT",
+        "HANDSHAKE",
+        "SENT",
+        "RECEIVED",
+        "QUEUED",
+        "WHY",
+    ])];
     peers.extend(status.peers.iter().map(peer_row));
     text.push_str(&terminal::table(&peers));
     output.line(text)
@@ -171,11 +227,16 @@ fn peer_row(peer: &PeerStatus) -> Vec<String> {
     };
     vec![
         peer.name.to_string(),
-        if tags.is_empty() { "-".to_owned() } else { tags.join(",") },
+        if tags.is_empty() {
+            "-".to_owned()
+        } else {
+            tags.join(",")
+        },
         (if peer.online { "yes" } else { "no" }).to_owned(),
         path,
         millis(peer.rtt_ms),
-        peer.last_handshake_s.map_or("-".to_owned(), |s| format!("{} ago", short(s))),
+        peer.last_handshake_s
+            .map_or("-".to_owned(), |s| format!("{} ago", short(s))),
         bytes(peer.tx_bytes),
         bytes(peer.rx_bytes),
         peer.queued.to_string(),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use identity::{IdentityKey, Invitation, Request, Token, TokenError, Trust, TrustError, WireGuardKey};
+use identity::{
+    IdentityKey, Invitation, Request, Token, TokenError, Trust, TrustError, WireGuardKey,
+};
 use net::link::{CallAs, CallConfig, CallError, LinkFault, call};
 use node::files::{CERTIFICATE, NODE, NODE_KEY, NodeFile, TRUST, WIREGUARD_KEY};
 use node::state::{StateDir, StateLock};
@@ -24,7 +26,11 @@ use crate::output::note;
   crabmesh join --request                 print a request for `crabmesh invite --for`; no secret travels")]
 pub struct Args {
     /// The token, or - for stdin (a literal one is visible to others in the process list)
-    #[arg(value_name = "TOKEN|-", required_unless_present = "request", conflicts_with = "request")]
+    #[arg(
+        value_name = "TOKEN|-",
+        required_unless_present = "request",
+        conflicts_with = "request"
+    )]
     pub token: Option<String>,
     /// Make keys and print a request instead of using a token
     #[arg(long)]
@@ -42,7 +48,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         };
     };
     if token != "-" {
-        note("warning: a token on the command line can be read by other users of this host; prefer `crabmesh join -`");
+        note(
+            "warning: a token on the command line can be read by other users of this host; prefer `crabmesh join -`",
+        );
     }
     let text = Zeroizing::new(argument_or_stdin(&token, MAX_TOKEN)?);
     let text = std::str::from_utf8(&text).map_err(|_| Failure::usage("the token is not text"))?;
@@ -58,7 +66,9 @@ fn join(token: &Token, context: &Context) -> Result<(), Failure> {
     let invitation = token.open(now).map_err(|error| unusable(&error))?;
     let identity = home.identity()?;
     let mesh = invitation.trust.mesh();
-    let papers = token.certify(&mesh, &identity).map_err(|error| unusable(&error))?;
+    let papers = token
+        .certify(&mesh, &identity)
+        .map_err(|error| unusable(&error))?;
     let certificate = match &invitation.redeem_at {
         None => papers,
         Some(_) => {
@@ -67,10 +77,12 @@ fn join(token: &Token, context: &Context) -> Result<(), Failure> {
         }
     };
     let mut trust = invitation.trust;
-    trust.enroll(&certificate, &identity.public(), now).map_err(|error| {
-        Failure::failed(format!("the beacon's receipt does not hold: {error}"))
-            .hint("the beacon may be hostile: ask the operator")
-    })?;
+    trust
+        .enroll(&certificate, &identity.public(), now)
+        .map_err(|error| {
+            Failure::failed(format!("the beacon's receipt does not hold: {error}"))
+                .hint("the beacon may be hostile: ask the operator")
+        })?;
     home.settle(&trust, &certificate)?;
     let Some(own) = trust.member(&invitation.node) else {
         return Err(Failure::failed("the membership was not kept"));
@@ -81,7 +93,12 @@ fn join(token: &Token, context: &Context) -> Result<(), Failure> {
             "user": own.user, "overlay": own.overlay, "expires_at": own.expires_at.0,
         }));
     }
-    context.output().line(format!("this is {} ({}) of mesh {}", own.name, own.node, trust.mesh_name()))?;
+    context.output().line(format!(
+        "this is {} ({}) of mesh {}",
+        own.name,
+        own.node,
+        trust.mesh_name()
+    ))?;
     note("next: crabmesh up");
     Ok(())
 }
@@ -93,8 +110,11 @@ fn redeem(
     identity: &IdentityKey,
     context: &Context,
 ) -> Result<Bytes, Failure> {
-    let named = invitation.redeem_at.and_then(|(beacon, _)| invitation.trust.member(&beacon));
-    let Some((beacon, address)) = named.and_then(|beacon| Some((beacon, beacon.beacon.clone()?))) else {
+    let named = invitation
+        .redeem_at
+        .and_then(|(beacon, _)| invitation.trust.member(&beacon));
+    let Some((beacon, address)) = named.and_then(|beacon| Some((beacon, beacon.beacon.clone()?)))
+    else {
         return Err(unusable(&TokenError::Trust(TrustError::UnknownBeacon)));
     };
     let certificate = Bytes::copy_from_slice(papers);
@@ -102,7 +122,9 @@ fn redeem(
         beacon: address.clone(),
         key: Some(beacon.identity),
         identity: Arc::new(identity.clone()),
-        caller: CallAs::Joiner { certificate: certificate.clone() },
+        caller: CallAs::Joiner {
+            certificate: certificate.clone(),
+        },
         timeout: PATIENCE,
     };
     context.block_on(async {
@@ -135,14 +157,24 @@ impl Home {
     /// The key that a request was made with, or that an earlier try left, else a new one: a token
     /// whose receipt was lost on the way can be redeemed again by the same key only.
     fn identity(&self) -> Result<IdentityKey, Failure> {
-        Ok(IdentityKey::from_bytes(&*self.secret(NODE_KEY, |seed| IdentityKey::generate(seed).to_bytes())?))
+        Ok(IdentityKey::from_bytes(
+            &*self.secret(NODE_KEY, |seed| IdentityKey::generate(seed).to_bytes())?,
+        ))
     }
 
     /// Writes everything; the certificate last, as it is what makes this a gateway.
     fn settle(&self, trust: &Trust, certificate: &[u8]) -> Result<(), Failure> {
-        self.secret(WIREGUARD_KEY, |seed| WireGuardKey::generate(seed).to_bytes())?;
-        let node = trust.holder().ok_or_else(|| Failure::failed("the membership was not kept"))?;
-        let facts = NodeFile { mesh: trust.mesh_name().clone(), node, boot: 0 };
+        self.secret(WIREGUARD_KEY, |seed| {
+            WireGuardKey::generate(seed).to_bytes()
+        })?;
+        let node = trust
+            .holder()
+            .ok_or_else(|| Failure::failed("the membership was not kept"))?;
+        let facts = NodeFile {
+            mesh: trust.mesh_name().clone(),
+            node,
+            boot: 0,
+        };
         self.dir.write_json(NODE, &facts)?;
         self.dir.write(TRUST, &trust.snapshot())?;
         Ok(self.dir.write(CERTIFICATE, certificate)?)
@@ -174,7 +206,9 @@ fn unusable(error: &TokenError) -> Failure {
     };
     let failure = Failure::failed(sentence);
     match error {
-        TokenError::OtherKey => failure.hint("it answers the request of another gateway; make one with `crabmesh join --request`"),
+        TokenError::OtherKey => failure.hint(
+            "it answers the request of another gateway; make one with `crabmesh join --request`",
+        ),
         _ => failure.hint("ask the operator for a new one: `crabmesh invite --replace`"),
     }
 }

@@ -25,7 +25,9 @@ use first_policy::first_policy;
 /// Make a mesh: a sealed root key, role keys, a first policy.hujson with tests; claim its first
 /// beacon. Shows the recovery code once.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  crabmesh init --mesh home --beacon beacon.example.com:4747 --claim C --user ana@example.com")]
+#[command(
+    after_help = "Example:\n  crabmesh init --mesh home --beacon beacon.example.com:4747 --claim C --user ana@example.com"
+)]
 pub struct InitArgs {
     /// The name of the mesh
     #[arg(long, value_name = "NAME")]
@@ -93,7 +95,11 @@ pub struct RemoveArgs {
 #[command(after_help = "Examples:\n  crabmesh renew gw-a\n  crabmesh renew --all")]
 pub struct RenewArgs {
     /// The gateway
-    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(
+        value_name = "NAME",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
     pub name: Option<NodeName>,
     /// Every gateway and beacon
     #[arg(long)]
@@ -133,7 +139,9 @@ pub fn init(args: InitArgs, context: &Context) -> Result<(), Failure> {
     files.save()?;
 
     note(format!("\nrecovery code: {}\n", *code.to_text()));
-    note("Write it down now: it is shown this once, and it alone replaces a stolen or lost key of this mesh.\n");
+    note(
+        "Write it down now: it is shown this once, and it alone replaces a stolen or lost key of this mesh.\n",
+    );
     if context.json {
         return context.output().object(&json!({
             "mesh": args.mesh, "mesh_id": log.mesh(), "beacon": args.beacon,
@@ -141,14 +149,26 @@ pub fn init(args: InitArgs, context: &Context) -> Result<(), Failure> {
         }));
     }
     let verb = match context.state_dir_named() {
-        true => format!("crabmesh --state-dir {}", path.parent().unwrap_or(&path).display()),
+        true => format!(
+            "crabmesh --state-dir {}",
+            path.parent().unwrap_or(&path).display()
+        ),
         false => "crabmesh".to_owned(),
     };
     let out = context.output();
-    out.line(format!("mesh {} is made; its files are in {}", args.mesh, path.display()))?;
+    out.line(format!(
+        "mesh {} is made; its files are in {}",
+        args.mesh,
+        path.display()
+    ))?;
     out.line("Next:")?;
-    out.line(format!("  1. {verb} policy push      claims the beacon, and gives it {}", policy.display()))?;
-    out.line(format!("  2. {verb} invite --name gw-a --tag tag:gateway > gw-a.token"))?;
+    out.line(format!(
+        "  1. {verb} policy push      claims the beacon, and gives it {}",
+        policy.display()
+    ))?;
+    out.line(format!(
+        "  2. {verb} invite --name gw-a --tag tag:gateway > gw-a.token"
+    ))?;
     out.line("  3. crabmesh join - < gw-a.token      on the gateway, within 15 minutes")?;
     out.line("  4. crabmesh up                       on the gateway")?;
     out.line("  5. crabmesh agent add coder          on the gateway, in another terminal")
@@ -172,15 +192,25 @@ pub fn renew(args: RenewArgs, context: &Context) -> Result<(), Failure> {
 /// What only the recovery code can do.
 pub fn root(args: RootArgs, context: &Context) -> Result<(), Failure> {
     let RootCommand::Replace { role } = args.command;
-    let role: KeyRole = role.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+    let role: KeyRole = role
+        .parse()
+        .map_err(|error| Failure::usage(format!("{error}")))?;
     let mut files = OperatorFiles::open(context)?;
     if std::io::stdin().is_terminal() {
         note("recovery code, then return and ctrl-d:");
     }
     let typed = Zeroizing::new(argument_or_stdin("-", 4096)?);
-    let typed = std::str::from_utf8(&typed).map_err(|_| Failure::usage("the recovery code is not text"))?;
+    let typed =
+        std::str::from_utf8(&typed).map_err(|_| Failure::usage("the recovery code is not text"))?;
     let code = RecoveryCode::parse(typed).map_err(|error| Failure::usage(error.to_string()))?;
     let now = now();
+    if role == KeyRole::Issuer
+        && let Err(failure) = push::pull(&mut files, context)
+    {
+        note(format!(
+            "{failure}; only members that this machine met before are renewed"
+        ));
+    }
     // What the ended key signed is read before the log ends it.
     let policy = files.trust.policy().map(|policy| policy.text.clone());
     let revoked = files.trust.revocations().map(|held| held.set.clone());
@@ -194,20 +224,27 @@ pub fn root(args: RootArgs, context: &Context) -> Result<(), Failure> {
         KeyRole::Revoker => {
             // The first complete set of the new epoch: what was revoked here stays so.
             let mut set = revoked.unwrap_or_default();
-            set.nodes = files.ledger.issued().filter(|issued| issued.revoked).map(|issued| issued.node).collect();
+            set.nodes = files
+                .ledger
+                .issued()
+                .filter(|issued| issued.revoked)
+                .map(|issued| issued.node)
+                .collect();
             membership::sign_revocations(&mut files, &set, now)?;
         }
-        KeyRole::Issuer | KeyRole::Operator => {}
+        KeyRole::Issuer => membership::renew_known(&mut files, now)?,
+        KeyRole::Operator => {}
     }
     files.save()?;
     let (epoch, _) = files.trust.log().current(role);
     let pushed = push::push(&mut files, context);
-    if role == KeyRole::Issuer {
-        note("memberships of the old issuer end within 30 days: sign them anew with `crabmesh renew --all`");
-    }
     match context.json {
-        true => context.output().object(&json!({"role": role.as_str(), "epoch": epoch}))?,
-        false => context.output().line(format!("{role} has a new key, epoch {epoch}"))?,
+        true => context
+            .output()
+            .object(&json!({"role": role.as_str(), "epoch": epoch}))?,
+        false => context
+            .output()
+            .line(format!("{role} has a new key, epoch {epoch}"))?,
     }
     pushed.map(|_| ())
 }
@@ -220,7 +257,10 @@ pub fn gateways(context: &Context) -> Result<Vec<policy::Node>, Failure> {
     }
     let files = OperatorFiles::open_in(&path)?;
     let (mesh, now) = (files.trust.mesh(), now());
-    let living = files.ledger.issued().filter(|issued| issued.role() == Role::Gateway && issued.is_living(now));
+    let living = files
+        .ledger
+        .issued()
+        .filter(|issued| issued.role() == Role::Gateway && issued.is_living(now));
     let nodes = living.map(|issued| policy::Node {
         id: issued.node,
         name: issued.name.clone(),
@@ -237,12 +277,20 @@ pub fn push_policy(context: &Context, text: String) -> Result<(), Failure> {
     let now = now();
     // The same text again keeps its version: a push is also how a claim is redeemed, and how what
     // one beacon missed is brought to it.
-    if files.trust.policy().is_none_or(|policy| policy.text != text) {
+    if files
+        .trust
+        .policy()
+        .is_none_or(|policy| policy.text != text)
+    {
         sign_policy(&mut files, &text, now)?;
         files.save()?;
     }
     let pushed = push::push(&mut files, context)?;
-    let order = files.trust.policy().map(|policy| policy.order).unwrap_or_default();
+    let order = files
+        .trust
+        .policy()
+        .map(|policy| policy.order)
+        .unwrap_or_default();
     let version = format!("{}.{}", order.epoch, order.version);
     match context.json {
         true => context.output().object(&json!({
@@ -250,14 +298,18 @@ pub fn push_policy(context: &Context, text: String) -> Result<(), Failure> {
             "stored_by": pushed.stored,
             "failed": pushed.failed.iter().map(|(address, _)| address).collect::<Vec<_>>(),
         })),
-        false => context.output().line(format!("policy {version} is stored by {}", pushed.stored.join(", "))),
+        false => context.output().line(format!(
+            "policy {version} is stored by {}",
+            pushed.stored.join(", ")
+        )),
     }
 }
 
 fn sign_policy(files: &mut OperatorFiles, text: &str, now: UnixTime) -> Result<(), Failure> {
     let key = files.role(KeyRole::Policy)?;
-    let bytes =
-        key.sign_policy(text, files.trust.policy(), &files.trust.mesh(), now).map_err(membership::refused)?;
+    let bytes = key
+        .sign_policy(text, files.trust.policy(), &files.trust.mesh(), now)
+        .map_err(membership::refused)?;
     files
         .trust
         .accept_policy(&bytes, now)

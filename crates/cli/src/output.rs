@@ -32,7 +32,8 @@ impl Output {
 
     /// One object on one line.
     pub fn object(&self, value: &impl Serialize) -> Result<(), Failure> {
-        let mut bytes = serde_json::to_vec(value).map_err(|error| Failure::failed(error.to_string()))?;
+        let mut bytes =
+            serde_json::to_vec(value).map_err(|error| Failure::failed(error.to_string()))?;
         bytes.push(b'\n');
         self.bytes(&bytes, false)
     }
@@ -44,7 +45,10 @@ impl Output {
         }
         match std::str::from_utf8(body) {
             Ok(text) => self.line(terminal::printable_lines(text)),
-            Err(_) => self.line(format!("({} bytes that are not text; --json has them in base64)", body.len())),
+            Err(_) => self.line(format!(
+                "({} bytes that are not text; --json has them in base64)",
+                body.len()
+            )),
         }
     }
 

@@ -51,8 +51,13 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Some(command) => Work::Exec(Worker::new(command)?),
         None => Work::Print { ack: args.ack },
     };
-    let mut receiver =
-        Receiver { client, output: context.output(), work, done: Done::default(), due: Vec::new() };
+    let mut receiver = Receiver {
+        client,
+        output: context.output(),
+        work,
+        done: Done::default(),
+        due: Vec::new(),
+    };
     context.block_on(async move {
         match args.follow {
             true => receiver.follow().await,
@@ -142,7 +147,10 @@ impl Receiver {
         match &self.work {
             Work::Print { ack } => {
                 let ack = *ack;
-                for received in batch.iter().filter(|received| !self.done.contains(&received.id)) {
+                for received in batch
+                    .iter()
+                    .filter(|received| !self.done.contains(&received.id))
+                {
                     show(self.output, received)?;
                 }
                 let ids: Vec<String> = batch.into_iter().map(|received| received.id).collect();
@@ -162,7 +170,9 @@ impl Receiver {
     }
 
     async fn execute(&mut self, received: Received) -> Result<(), Failure> {
-        let Work::Exec(worker) = &self.work else { return Ok(()) };
+        let Work::Exec(worker) = &self.work else {
+            return Ok(());
+        };
         if self.done.contains(&received.id) {
             return Ok(());
         }
@@ -170,18 +180,26 @@ impl Receiver {
             true => self.done.insert(&received.id),
             false => {
                 let pause = RETRY_FIRST.saturating_mul(1 << received.attempt.min(4));
-                self.due.push((tokio::time::Instant::now() + pause, received.id));
+                self.due
+                    .push((tokio::time::Instant::now() + pause, received.id));
             }
         }
         Ok(())
     }
 
     async fn ack(&mut self, ids: Vec<String>) -> Result<(), Failure> {
-        let answer: AckAnswer = self.client.post("/v1/messages/ack", &AckRequest { ids }).await?;
+        let answer: AckAnswer = self
+            .client
+            .post("/v1/messages/ack", &AckRequest { ids })
+            .await?;
         for acked in answer.results {
             // What is not found was acked before, or expired: it does not come again either way.
             if let Some(error) = acked.error.filter(|error| error.code != "not_found") {
-                note(format!("crabmesh: {} is not acked: {}", acked.id, failure_of(&error)));
+                note(format!(
+                    "crabmesh: {} is not acked: {}",
+                    acked.id,
+                    failure_of(&error)
+                ));
             }
         }
         Ok(())
@@ -189,7 +207,9 @@ impl Receiver {
 
     async fn give_back_due(&mut self) -> Result<(), Failure> {
         let now = tokio::time::Instant::now();
-        let (due, later) = std::mem::take(&mut self.due).into_iter().partition(|(when, _)| *when <= now);
+        let (due, later) = std::mem::take(&mut self.due)
+            .into_iter()
+            .partition(|(when, _)| *when <= now);
         self.due = later;
         let due: Vec<(tokio::time::Instant, String)> = due;
         for (_, id) in due {
@@ -246,7 +266,12 @@ fn show(output: Output, received: &Received) -> Result<(), Failure> {
     if output.json() {
         return output.object(received);
     }
-    let mut head = format!("{} {} from {}", received.id, received.kind.as_str(), received.from);
+    let mut head = format!(
+        "{} {} from {}",
+        received.id,
+        received.kind.as_str(),
+        received.from
+    );
     if let Some(of) = &received.in_reply_to {
         head.push_str(&format!(" to {of}"));
     }
@@ -258,11 +283,21 @@ fn show(output: Output, received: &Received) -> Result<(), Failure> {
     }
     output.line(head)?;
     if let Some(error) = &received.error {
-        output.line(format!("  {}: {}", printable(&error.code), printable(&error.reason)))?;
+        output.line(format!(
+            "  {}: {}",
+            printable(&error.code),
+            printable(&error.reason)
+        ))?;
     }
-    let body = received.body().map_err(|error| Failure::failed(error.to_string()))?;
+    let body = received
+        .body()
+        .map_err(|error| Failure::failed(error.to_string()))?;
     let bytes = body.into_bytes();
-    if bytes.is_empty() { Ok(()) } else { output.body(&bytes) }
+    if bytes.is_empty() {
+        Ok(())
+    } else {
+        output.body(&bytes)
+    }
 }
 
 async fn sleep_until(wake: Option<tokio::time::Instant>) {
@@ -292,7 +327,9 @@ mod tests {
             done.insert(&id.to_string());
         }
 
-        assert!(!done.contains("0") && done.contains("1") && done.contains(&REMEMBERED.to_string()));
+        assert!(
+            !done.contains("0") && done.contains("1") && done.contains(&REMEMBERED.to_string())
+        );
         assert_eq!(done.ids.len(), done.order.len());
     }
 }

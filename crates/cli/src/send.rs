@@ -50,7 +50,9 @@ pub struct SendArgs {
 
 /// Answer a message; implies the ack.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  crabmesh reply 019ab3f0-6c1e-7d2a-8a55-0c9e6f6f3b1d 'three of them' --as coder")]
+#[command(
+    after_help = "Example:\n  crabmesh reply 019ab3f0-6c1e-7d2a-8a55-0c9e6f6f3b1d 'three of them' --as coder"
+)]
 pub struct ReplyArgs {
     /// The message
     #[arg(value_name = "MESSAGE_ID")]
@@ -85,16 +87,38 @@ pub fn send(args: SendArgs, context: &Context) -> Result<(), Failure> {
         Some(id) => id.to_string(),
         None => node::messages::fresh_id().to_string(),
     });
-    let ttl_s = Some(args.ttl.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
+    let ttl_s = Some(
+        args.ttl
+            .as_millis()
+            .div_ceil(1000)
+            .try_into()
+            .unwrap_or(u64::MAX),
+    );
     let mut client = Client::for_agent(context, &args.who)?;
     let to = args.to;
     context.block_on(async move {
         let answer = if args.ask {
             let timeout_ms = Some(args.timeout.as_millis().try_into().unwrap_or(u64::MAX));
-            let ask = AskRequest { to, body, body_base64, content_type, ttl_s, id, timeout_ms };
+            let ask = AskRequest {
+                to,
+                body,
+                body_base64,
+                content_type,
+                ttl_s,
+                id,
+                timeout_ms,
+            };
             client.post_raw("/v1/ask", &ask, args.timeout).await?
         } else {
-            let send = SendRequest { to, body, body_base64, content_type, ttl_s, id, reply_expected: false };
+            let send = SendRequest {
+                to,
+                body,
+                body_base64,
+                content_type,
+                ttl_s,
+                id,
+                reply_expected: false,
+            };
             client.post_raw("/v1/send", &send, Duration::ZERO).await?
         };
         // A refusal of a message says how the message stands, too.
@@ -110,7 +134,12 @@ pub fn reply(args: ReplyArgs, context: &Context) -> Result<(), Failure> {
     let mut client = Client::for_agent(context, &args.who)?;
     let (body, body_base64) = body.into_fields();
     let id = Some(node::messages::fresh_id().to_string());
-    let request = ReplyRequest { body, body_base64, content_type: args.content_type, id };
+    let request = ReplyRequest {
+        body,
+        body_base64,
+        content_type: args.content_type,
+        id,
+    };
     context.block_on(async move {
         let path = format!("/v1/messages/{}/reply", args.message);
         let answer = client.post_raw(&path, &request, Duration::ZERO).await?;
@@ -124,7 +153,9 @@ pub fn reply(args: ReplyArgs, context: &Context) -> Result<(), Failure> {
 pub fn ack(args: &AckArgs, context: &Context) -> Result<(), Failure> {
     let mut client = Client::for_agent(context, &args.who)?;
     context.block_on(async move {
-        let acked: Acked = client.post(&format!("/v1/messages/{}/ack", args.message), &json!({})).await?;
+        let acked: Acked = client
+            .post(&format!("/v1/messages/{}/ack", args.message), &json!({}))
+            .await?;
         match context.json {
             true => context.output().object(&acked),
             false => context.output().line(format!("acked {}", acked.id)),
@@ -139,11 +170,19 @@ fn show(sent: &SendAnswer, context: &Context) -> Result<(), Failure> {
         output.object(sent)?;
     }
     let failure = match (&sent.error, sent.state) {
-        (Some(error), State::Denied) => Some(failure_of(&api::Failure { code: "denied".into(), ..error.clone() })),
-        (Some(error), State::Expired) => Some(failure_of(&api::Failure { code: "expired".into(), ..error.clone() })),
+        (Some(error), State::Denied) => Some(failure_of(&api::Failure {
+            code: "denied".into(),
+            ..error.clone()
+        })),
+        (Some(error), State::Expired) => Some(failure_of(&api::Failure {
+            code: "expired".into(),
+            ..error.clone()
+        })),
         (Some(error), _) => Some(failure_of(error)),
         (None, State::Denied) => Some(Failure::new(Exit::Denied, "denied by policy")),
-        (None, State::Expired) => Some(Failure::new(Exit::TimedOut, "it expired before it arrived")),
+        (None, State::Expired) => {
+            Some(Failure::new(Exit::TimedOut, "it expired before it arrived"))
+        }
         (None, State::Failed) => Some(Failure::failed("it could not be delivered")),
         (None, _) => None,
     };
@@ -158,7 +197,9 @@ fn show(sent: &SendAnswer, context: &Context) -> Result<(), Failure> {
     }
     match &sent.reply {
         Some(reply) => {
-            let body = reply.body().map_err(|error| Failure::failed(error.to_string()))?;
+            let body = reply
+                .body()
+                .map_err(|error| Failure::failed(error.to_string()))?;
             output.body(&body.into_bytes())
         }
         None => output.line(format!("{} {}", sent.state.as_str(), sent.id)),

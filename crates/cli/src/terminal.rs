@@ -14,7 +14,11 @@ pub fn printable_lines(text: &str) -> String {
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
@@ -64,7 +68,10 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned_and_has_no_trailing_space() {
-        let rows = [vec!["NAME".into(), "PATH".into()], vec!["gateway-a".into(), "direct".into()]];
+        let rows = [
+            vec!["NAME".into(), "PATH".into()],
+            vec!["gateway-a".into(), "direct".into()],
+        ];
 
         assert_eq!(table(&rows), "NAME       PATH\ngateway-a  direct\n");
     }

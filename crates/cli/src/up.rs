@@ -11,7 +11,9 @@ use crate::output::note;
 /// Run the gateway in the foreground, without root and without any capability. Prints one line
 /// `ready` once the local API answers, beacon or not, and tells systemd.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  crabmesh up\n  CRABMESH_LOG=node=debug crabmesh up --config /etc/crabmesh/gateway.json")]
+#[command(
+    after_help = "Examples:\n  crabmesh up\n  CRABMESH_LOG=node=debug crabmesh up --config /etc/crabmesh/gateway.json"
+)]
 pub struct Args {
     /// A JSON file with settings; see configs/gateway.json
     #[arg(long, value_name = "F")]
@@ -21,18 +23,25 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let state_dir = context.state_dir(Owner::Gateway)?;
     let config = match &args.config {
-        Some(file) => node::Config::load(state_dir.clone(), file).map_err(|error| Failure::usage(error.to_string()))?,
+        Some(file) => node::Config::load(state_dir.clone(), file)
+            .map_err(|error| Failure::usage(error.to_string()))?,
         None => node::Config::new(state_dir.clone()),
     };
     start_log(config.log.as_deref().unwrap_or(LOG))?;
-    if !state_dir.join(node::files::NODE_KEY).exists() {
-        return Err(Failure::failed(format!("{} is no gateway of any mesh yet", state_dir.display()))
-            .hint("`crabmesh join -` with the token of `crabmesh invite` makes it one"));
+    if !state_dir.join(node::files::CERTIFICATE).exists() {
+        return Err(Failure::failed(format!(
+            "{} is no gateway of any mesh yet",
+            state_dir.display()
+        ))
+        .hint("`crabmesh join -` with the token of `crabmesh invite` makes it one"));
     }
     let output = context.output();
     let json = context.json;
     context.block_on(async move {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -53,7 +62,9 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
                 note(format!("crabmesh: systemd was not told: {error}"));
             }
         };
-        node::run(config, ready, stop).await.map_err(|error| anyhow::Error::from(error).into())
+        node::run(config, ready, stop)
+            .await
+            .map_err(|error| anyhow::Error::from(error).into())
     })
 }
 
@@ -63,7 +74,9 @@ pub fn tell_systemd(state: &str) -> std::io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(&path)?,

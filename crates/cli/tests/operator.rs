@@ -23,7 +23,9 @@ impl Beacon {
             .expect("the binary");
         let stdout = child.stdout.take().expect("piped");
         let mut first_line = String::new();
-        BufReader::new(stdout).read_line(&mut first_line).expect("a line");
+        BufReader::new(stdout)
+            .read_line(&mut first_line)
+            .expect("a line");
         Self { child, first_line }
     }
 
@@ -42,7 +44,10 @@ impl Drop for Beacon {
 
 fn crabmesh(state: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_crabmesh"));
-    command.env_remove("CRABMESH_STATE_DIR").arg("--state-dir").arg(state);
+    command
+        .env_remove("CRABMESH_STATE_DIR")
+        .arg("--state-dir")
+        .arg(state);
     command
 }
 
@@ -54,7 +59,12 @@ fn run(state: &Path, args: &[&str], stdin: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary");
-    child.stdin.take().expect("piped").write_all(stdin.as_bytes()).expect("read by the command");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(stdin.as_bytes())
+        .expect("read by the command");
     child.wait_with_output().expect("it ends")
 }
 
@@ -63,7 +73,10 @@ fn ok(state: &Path, args: &[&str], stdin: &str) -> String {
     let output = run(state, args, stdin);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {stderr}");
-    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    String::from_utf8(output.stdout)
+        .expect("text")
+        .trim()
+        .to_owned()
 }
 
 /// What a command said that must fail with this code.
@@ -84,12 +97,19 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
     assert!(claim.starts_with("cmc1"), "{claim}");
 
     // init shows the recovery code once, on stderr, and what follows on stdout.
-    let init = ["init", "--mesh", "home", "--beacon", &address, "--claim", &claim];
+    let init = [
+        "init", "--mesh", "home", "--beacon", &address, "--claim", &claim,
+    ];
     let made = run(&operator, &init, "");
-    let (stdout, stderr) =
-        (String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&made.stdout),
+        String::from_utf8_lossy(&made.stderr),
+    );
     assert!(made.status.success(), "{stderr}");
-    assert!(stdout.contains("1. ") && stdout.contains("policy push"), "{stdout}");
+    assert!(
+        stdout.contains("1. ") && stdout.contains("policy push"),
+        "{stdout}"
+    );
     let code = stderr
         .lines()
         .find_map(|line| line.strip_prefix("recovery code: "))
@@ -99,15 +119,31 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
     fails(&operator, 1, &init, "");
 
     // A token is of no use before the beacon is claimed.
-    let early = ok(&operator, &["invite", "--name", "gw-early", "--tag", "tag:gateway"], "");
+    let early = ok(
+        &operator,
+        &["invite", "--name", "gw-early", "--tag", "tag:gateway"],
+        "",
+    );
     let refused = fails(&at("early"), 1, &["join", "-"], &early);
     assert!(refused.contains("policy push"), "{refused}");
 
     ok(&operator, &["policy", "push"], "");
     ok(&operator, &["policy", "push"], "");
-    let token = ok(&operator, &["invite", "--name", "gw-a", "--tag", "tag:gateway"], "");
-    assert!(token.starts_with("cmt1") && !token.contains(char::is_whitespace), "{token}");
-    fails(&operator, 1, &["invite", "--name", "gw-a", "--tag", "tag:gateway"], "");
+    let token = ok(
+        &operator,
+        &["invite", "--name", "gw-a", "--tag", "tag:gateway"],
+        "",
+    );
+    assert!(
+        token.starts_with("cmt1") && !token.contains(char::is_whitespace),
+        "{token}"
+    );
+    fails(
+        &operator,
+        1,
+        &["invite", "--name", "gw-a", "--tag", "tag:gateway"],
+        "",
+    );
 
     let joined: Value =
         serde_json::from_str(&ok(&at("a"), &["--json", "join", "-"], &token)).expect("JSON");
@@ -120,7 +156,15 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
 
     // The strict way: no secret travels, no receipt is needed.
     let request = ok(&at("c"), &["join", "--request"], "");
-    let invite = ["invite", "--name", "gw-c", "--user", "ana@example.com", "--for", &request];
+    let invite = [
+        "invite",
+        "--name",
+        "gw-c",
+        "--user",
+        "ana@example.com",
+        "--for",
+        &request,
+    ];
     let answer = ok(&operator, &invite, "");
     ok(&at("c"), &["join", "-"], &answer);
     fails(&at("d"), 1, &["join", "-"], &answer);
@@ -133,17 +177,28 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
     fails(&operator, 2, &["root", "replace", "operator"], "not a code");
     ok(&operator, &["root", "replace", "operator"], &code);
     ok(&operator, &["root", "replace", "policy"], &code);
+    ok(&operator, &["root", "replace", "issuer"], &code);
+    let late = ok(&operator, &["invite", "--name", "gw-late", "--tag", "tag:gateway"], "");
+    ok(&at("late"), &["join", "-"], &late);
     ok(&operator, &["policy", "push"], "");
 
     // Out, by name; the name is free again.
     ok(&operator, &["remove", "gw-a"], "");
-    let again = ok(&operator, &["invite", "--name", "gw-a", "--tag", "tag:gateway"], "");
+    let again = ok(
+        &operator,
+        &["invite", "--name", "gw-a", "--tag", "tag:gateway"],
+        "",
+    );
     ok(&at("a2"), &["join", "-"], &again);
 
     // A second beacon, and the end of the first.
     let second = Beacon::start(&at("host2"), "127.0.0.1:0");
     let (claim, listen) = (second.said("claim"), second.said("listen"));
-    ok(&operator, &["invite", "--beacon", &listen, "--claim", &claim], "");
+    ok(
+        &operator,
+        &["invite", "--beacon", &listen, "--claim", &claim],
+        "",
+    );
     ok(&operator, &["remove", &address], "");
     ok(&operator, &["policy", "push"], "");
 
@@ -157,7 +212,10 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
 fn verbs_of_the_operator_without_files_name_what_to_do() {
     let home = tempfile::tempdir().expect("a temporary directory");
     let said = fails(home.path(), 1, &["invite", "--name", "gw-a"], "");
-    assert!(said.contains("hint: ") && said.contains("crabmesh init"), "{said}");
+    assert!(
+        said.contains("hint: ") && said.contains("crabmesh init"),
+        "{said}"
+    );
     fails(home.path(), 2, &["invite"], "");
     fails(home.path(), 2, &["join", "-"], "hello");
 }

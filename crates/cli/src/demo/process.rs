@@ -45,12 +45,18 @@ impl Stage {
             .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?;
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| Failure::failed(error.to_string()))?;
-        let home = std::env::temp_dir().join(format!("crabmesh-demo-{:016x}", u64::from_ne_bytes(random)));
+        let home =
+            std::env::temp_dir().join(format!("crabmesh-demo-{:016x}", u64::from_ne_bytes(random)));
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&home)
             .map_err(|error| Failure::failed(format!("cannot make {}: {error}", home.display())))?;
-        Ok(Self { home, program, keep, actors: Vec::new() })
+        Ok(Self {
+            home,
+            program,
+            keep,
+            actors: Vec::new(),
+        })
     }
 
     /// A file or directory of the stage.
@@ -61,7 +67,9 @@ impl Stage {
     /// Puts a file there.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, Failure> {
         let path = self.path(name);
-        fs::write(&path, text).map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
+        fs::write(&path, text).map_err(|error| {
+            Failure::failed(format!("cannot write {}: {error}", path.display()))
+        })?;
         Ok(path)
     }
 
@@ -79,7 +87,11 @@ impl Stage {
             .command(state)
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(if first_line.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(if first_line.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
             .stderr(log)
             .spawn()
             .map_err(|error| Failure::failed(format!("cannot start {name}: {error}")))?;
@@ -90,18 +102,39 @@ impl Stage {
             let read = tokio::time::timeout(STARTED_WITHIN, stdout.read_line(&mut line)).await;
             told = match read {
                 Ok(Ok(_)) if line.starts_with(wanted) => Ok(()),
-                Ok(Ok(0)) => Err(Failure::failed(format!("{name} ended before it said `{wanted}`"))),
-                Ok(Ok(_)) => Err(Failure::failed(format!("{name} said {:?} instead of `{wanted}`", line.trim()))),
+                Ok(Ok(0)) => Err(Failure::failed(format!(
+                    "{name} ended before it said `{wanted}`"
+                ))),
+                Ok(Ok(_)) => Err(Failure::failed(format!(
+                    "{name} said {:?} instead of `{wanted}`",
+                    line.trim()
+                ))),
                 Ok(Err(error)) => Err(Failure::failed(format!("cannot hear {name}: {error}"))),
-                Err(_) => Err(Failure::failed(format!("{name} did not say `{wanted}` in time"))),
+                Err(_) => Err(Failure::failed(format!(
+                    "{name} did not say `{wanted}` in time"
+                ))),
             };
         }
-        self.actors.push(Actor { name: name.to_owned(), child, _stdout: stdout });
+        self.actors.push(Actor {
+            name: name.to_owned(),
+            child,
+            _stdout: stdout,
+        });
         told.map(|()| line.trim().to_owned())
     }
 
+    /// The process id of a command that stays.
+    pub fn pid(&self, name: &str) -> Option<u32> {
+        self.actors.iter().find(|actor| actor.name == name)?.child.id()
+    }
+
     /// Runs a command to its end.
-    pub async fn run<S: AsRef<OsStr>>(&self, state: &str, arguments: &[S], stdin: &str) -> Result<Ended, Failure> {
+    pub async fn run<S: AsRef<OsStr>>(
+        &self,
+        state: &str,
+        arguments: &[S],
+        stdin: &str,
+    ) -> Result<Ended, Failure> {
         let mut child = self
             .command(state)
             .args(arguments)
@@ -120,21 +153,38 @@ impl Stage {
             .map_err(|error| Failure::failed(format!("cannot hear a command: {error}")))?;
         Ok(Ended {
             code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).trim_end().to_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).trim_end().to_owned(),
+            stdout: String::from_utf8_lossy(&output.stdout)
+                .trim_end()
+                .to_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr)
+                .trim_end()
+                .to_owned(),
         })
     }
 
     /// As [`Self::run`]; anything but exit 0 ends the demo.
-    pub async fn done<S: AsRef<OsStr>>(&self, state: &str, arguments: &[S], stdin: &str) -> Result<String, Failure> {
+    pub async fn done<S: AsRef<OsStr>>(
+        &self,
+        state: &str,
+        arguments: &[S],
+        stdin: &str,
+    ) -> Result<String, Failure> {
         let ended = self.run(state, arguments, stdin).await?;
         match ended.code {
             Some(0) => Ok(ended.stdout),
             code => {
                 // The first words only: what follows may be a token.
-                let words: Vec<_> = arguments.iter().take(2).map(|a| a.as_ref().to_string_lossy()).collect();
+                let words: Vec<_> = arguments
+                    .iter()
+                    .take(2)
+                    .map(|a| a.as_ref().to_string_lossy())
+                    .collect();
                 let code = code.map_or("a signal".to_owned(), |code| format!("exit {code}"));
-                Err(Failure::failed(format!("`crabmesh {}` ended with {code}: {}", words.join(" "), ended.stderr)))
+                Err(Failure::failed(format!(
+                    "`crabmesh {}` ended with {code}: {}",
+                    words.join(" "),
+                    ended.stderr
+                )))
             }
         }
     }
@@ -152,21 +202,31 @@ impl Stage {
     /// Ends every process and removes the directory.
     pub async fn strike(mut self) {
         for actor in self.actors.iter().rev() {
-            let pid = actor.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+            let pid = actor
+                .child
+                .id()
+                .and_then(|pid| i32::try_from(pid).ok())
+                .and_then(rustix::process::Pid::from_raw);
             if let Some(pid) = pid {
                 // One that has ended already needs no signal.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
         }
         for actor in &mut self.actors {
-            if tokio::time::timeout(ENDED_WITHIN, actor.child.wait()).await.is_err() {
+            if tokio::time::timeout(ENDED_WITHIN, actor.child.wait())
+                .await
+                .is_err()
+            {
                 note(format!("{} did not end by itself", actor.name));
                 // It is being killed; nothing is left to do where that fails.
                 let _ = actor.child.kill().await;
             }
         }
         if self.keep {
-            note(format!("the state and the logs are in {}", self.home.display()));
+            note(format!(
+                "the state and the logs are in {}",
+                self.home.display()
+            ));
         } else if let Err(error) = fs::remove_dir_all(&self.home) {
             note(format!("cannot remove {}: {error}", self.home.display()));
         }
@@ -175,10 +235,18 @@ impl Stage {
     fn command(&self, state: &str) -> Command {
         let mut command = Command::new(&self.program);
         // Nothing of the caller's own mesh may leak in.
-        for name in ["CRABMESH_STATE_DIR", "CRABMESH_TOKEN", "CRABMESH_API", "NOTIFY_SOCKET"] {
+        for name in [
+            "CRABMESH_STATE_DIR",
+            "CRABMESH_TOKEN",
+            "CRABMESH_API",
+            "NOTIFY_SOCKET",
+        ] {
             command.env_remove(name);
         }
-        command.arg("--state-dir").arg(self.path(state)).kill_on_drop(true);
+        command
+            .arg("--state-dir")
+            .arg(self.path(state))
+            .kill_on_drop(true);
         command
     }
 }

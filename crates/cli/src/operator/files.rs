@@ -16,8 +16,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use identity::{
-    Claim, HostPort, IdentityKey, IdentityPublic, KeyRole, Ledger, NodeId, RecoveryCode, RoleKey, Root, RootError,
-    Standing, Trust, UnixTime,
+    Claim, HostPort, IdentityKey, IdentityPublic, KeyRole, Ledger, NodeId, RecoveryCode, RoleKey,
+    Root, RootError, Standing, Trust, UnixTime,
 };
 use node::state::{StateDir, StateLock};
 use serde::{Deserialize, Serialize};
@@ -61,17 +61,29 @@ impl OperatorFiles {
     /// The same, in that directory.
     pub fn open_in(path: &Path) -> Result<Self, Failure> {
         if !path.join(TRUST).exists() {
-            return Err(Failure::failed(format!("{} holds no operator's files", path.display()))
-                .hint("make a mesh with `crabmesh init`, or name its files with --state-dir"));
+            return Err(
+                Failure::failed(format!("{} holds no operator's files", path.display()))
+                    .hint("make a mesh with `crabmesh init`, or name its files with --state-dir"),
+            );
         }
         let dir = StateDir::open(path)?;
         let lock = dir.lock()?;
         let snapshot = dir.read(TRUST)?.unwrap_or_default();
-        let trust = Trust::restore(&snapshot)
-            .map_err(|error| Failure::failed(format!("{} cannot be read: {error}", dir.file(TRUST).display())))?;
+        let trust = Trust::restore(&snapshot).map_err(|error| {
+            Failure::failed(format!(
+                "{} cannot be read: {error}",
+                dir.file(TRUST).display()
+            ))
+        })?;
         let ledger = dir.read_json(LEDGER)?.unwrap_or_default();
         let beacons = dir.read_json(BEACONS)?.unwrap_or_default();
-        Ok(Self { dir, _lock: lock, trust, ledger, beacons })
+        Ok(Self {
+            dir,
+            _lock: lock,
+            trust,
+            ledger,
+            beacons,
+        })
     }
 
     /// Makes the files of a new mesh; refuses a directory that has one. The mesh exists once
@@ -87,11 +99,20 @@ impl OperatorFiles {
         let dir = StateDir::create(path)?;
         let lock = dir.lock()?;
         if dir.file(TRUST).exists() {
-            return Err(Failure::failed(format!("{} is the operator of a mesh already", path.display()))
-                .hint("name another directory with --state-dir"));
+            return Err(Failure::failed(format!(
+                "{} is the operator of a mesh already",
+                path.display()
+            ))
+            .hint("name another directory with --state-dir"));
         }
         dir.write(ROOT, &root.seal(code, salt))?;
-        let files = Self { dir, _lock: lock, trust, ledger: Ledger::default(), beacons: Vec::new() };
+        let files = Self {
+            dir,
+            _lock: lock,
+            trust,
+            ledger: Ledger::default(),
+            beacons: Vec::new(),
+        };
         roles.iter().try_for_each(|role| files.write_role(role))?;
         Ok(files)
     }
@@ -109,11 +130,19 @@ impl OperatorFiles {
         let (epoch, _) = self.trust.log().current(role);
         let name = role_file(role, epoch);
         let bytes = self.dir.read(&name)?.map(Zeroizing::new);
-        let key = bytes.as_deref().and_then(|bytes| <&[u8; 32]>::try_from(bytes.as_slice()).ok());
-        key.and_then(|bytes| RoleKey::from_bytes(bytes, role, self.trust.log())).ok_or_else(|| {
-            Failure::failed(format!("{} is not the {role} key of this mesh", self.dir.file(&name).display()))
-                .hint(format!("make a new one with the recovery code: `crabmesh root replace {role}`"))
-        })
+        let key = bytes
+            .as_deref()
+            .and_then(|bytes| <&[u8; 32]>::try_from(bytes.as_slice()).ok());
+        key.and_then(|bytes| RoleKey::from_bytes(bytes, role, self.trust.log()))
+            .ok_or_else(|| {
+                Failure::failed(format!(
+                    "{} is not the {role} key of this mesh",
+                    self.dir.file(&name).display()
+                ))
+                .hint(format!(
+                    "make a new one with the recovery code: `crabmesh root replace {role}`"
+                ))
+            })
     }
 
     /// The key by which this machine proves itself to beacons.
@@ -125,8 +154,13 @@ impl OperatorFiles {
     /// of the new one lets the old one in, to be told.
     pub fn old_operator_key(&self) -> Result<Option<Arc<IdentityKey>>, Failure> {
         let (epoch, _) = self.trust.log().current(KeyRole::Operator);
-        let bytes = self.dir.read(&role_file(KeyRole::Operator, epoch.saturating_sub(1)))?.map(Zeroizing::new);
-        let bytes = bytes.as_deref().and_then(|bytes| <&[u8; 32]>::try_from(bytes.as_slice()).ok());
+        let bytes = self
+            .dir
+            .read(&role_file(KeyRole::Operator, epoch.saturating_sub(1)))?
+            .map(Zeroizing::new);
+        let bytes = bytes
+            .as_deref()
+            .and_then(|bytes| <&[u8; 32]>::try_from(bytes.as_slice()).ok());
         Ok(bytes.map(|bytes| Arc::new(IdentityKey::from_bytes(bytes))))
     }
 
@@ -143,11 +177,15 @@ impl OperatorFiles {
         let sealed = self.dir.read(ROOT)?.unwrap_or_default();
         let failed = |error: RootError| Failure::failed(error.to_string());
         let root = Root::open(&sealed, code).map_err(failed)?;
-        let (key, log) = root.replace(self.trust.log(), role, seed, not_before, now).map_err(failed)?;
+        let (key, log) = root
+            .replace(self.trust.log(), role, seed, not_before, now)
+            .map_err(failed)?;
         self.write_role(&key)?;
         self.trust
             .accept_trust_log(log.bytes(), now)
-            .map_err(|error| Failure::failed(format!("the new trust log does not hold: {error}")))?;
+            .map_err(|error| {
+                Failure::failed(format!("the new trust log does not hold: {error}"))
+            })?;
         Ok(())
     }
 
@@ -164,15 +202,30 @@ impl OperatorFiles {
 
     /// The beacons that are in, in the order in which they were added.
     pub fn living_beacons(&self, now: UnixTime) -> impl Iterator<Item = &BeaconEntry> {
-        self.beacons.iter().filter(move |beacon| self.trust.standing(&beacon.node, now) == Standing::Good)
+        self.beacons
+            .iter()
+            .filter(move |beacon| self.trust.standing(&beacon.node, now) == Standing::Good)
     }
 
     /// Adds a beacon whose certificate was just signed.
-    pub fn add_beacon(&mut self, certificate: &[u8], claim: &Claim, now: UnixTime) -> Result<(), Failure> {
-        let failed = |error| Failure::failed(format!("the beacon's membership does not hold: {error}"));
-        let member = self.trust.examine_certificate(certificate).map_err(failed)?;
-        self.trust.accept_certificate(certificate, now).map_err(failed)?;
-        let address = member.beacon.ok_or_else(|| Failure::failed("the membership is not a beacon's"))?;
+    pub fn add_beacon(
+        &mut self,
+        certificate: &[u8],
+        claim: &Claim,
+        now: UnixTime,
+    ) -> Result<(), Failure> {
+        let failed =
+            |error| Failure::failed(format!("the beacon's membership does not hold: {error}"));
+        let member = self
+            .trust
+            .examine_certificate(certificate)
+            .map_err(failed)?;
+        self.trust
+            .accept_certificate(certificate, now)
+            .map_err(failed)?;
+        let address = member
+            .beacon
+            .ok_or_else(|| Failure::failed("the membership is not a beacon's"))?;
         self.beacons.push(BeaconEntry {
             node: member.node,
             address,
@@ -194,7 +247,10 @@ impl OperatorFiles {
     }
 
     fn write_role(&self, key: &RoleKey) -> Result<(), Failure> {
-        Ok(self.dir.write(&role_file(key.role(), key.epoch()), key.to_bytes().as_slice())?)
+        Ok(self.dir.write(
+            &role_file(key.role(), key.epoch()),
+            key.to_bytes().as_slice(),
+        )?)
     }
 }
 
@@ -223,7 +279,8 @@ mod tests {
         let (root, roles, log) = Root::found(&name, [1; 32], seeds, NOW);
         let code = RecoveryCode::generate([6; 16]);
         let trust = Trust::new(log.bytes(), NOW).expect("its own log");
-        let files = OperatorFiles::create(path, &root, &code, [7; 16], &roles, trust).expect("made");
+        let files =
+            OperatorFiles::create(path, &root, &code, [7; 16], &roles, trust).expect("made");
         files.save().expect("saved");
         (files, code)
     }
@@ -263,7 +320,10 @@ mod tests {
         let again = OperatorFiles::create(&path, &root, &code, [7; 16], &roles, trust);
 
         assert!(again.is_err());
-        assert!(OperatorFiles::open_in(home.path()).is_err(), "no files there");
+        assert!(
+            OperatorFiles::open_in(home.path()).is_err(),
+            "no files there"
+        );
     }
 
     #[test]
@@ -273,15 +333,27 @@ mod tests {
         let (mut files, code) = found(&path);
         let wrong = RecoveryCode::generate([0; 16]);
 
-        assert!(files.replace_role(KeyRole::Operator, &wrong, [9; 32], NOW, NOW).is_err());
+        assert!(
+            files
+                .replace_role(KeyRole::Operator, &wrong, [9; 32], NOW, NOW)
+                .is_err()
+        );
         assert_eq!(files.role(KeyRole::Operator).expect("the first").epoch(), 1);
-        files.replace_role(KeyRole::Operator, &code, [9; 32], NOW, NOW).expect("replaced");
+        files
+            .replace_role(KeyRole::Operator, &code, [9; 32], NOW, NOW)
+            .expect("replaced");
         files.save().expect("saved");
         drop(files);
 
         let files = OperatorFiles::open_in(&path).expect("there");
-        assert_eq!(files.role(KeyRole::Operator).expect("the second").epoch(), 2);
-        assert!(files.old_operator_key().expect("readable").is_some(), "until beacons know the new one");
+        assert_eq!(
+            files.role(KeyRole::Operator).expect("the second").epoch(),
+            2
+        );
+        assert!(
+            files.old_operator_key().expect("readable").is_some(),
+            "until beacons know the new one"
+        );
         files.forget_old_roles().expect("removed");
         assert!(files.old_operator_key().expect("readable").is_none());
     }

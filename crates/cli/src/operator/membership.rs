@@ -1,8 +1,8 @@
 //! Who is in and who is out: `invite`, `remove`, `renew`.
 
 use identity::{
-    Change, Claim, HostPort, IssueError, Issued, Issuer, KeyRole, NodeId, NodeName, Request, RevocationSet, Role,
-    Terms, UnixTime,
+    Change, Claim, HostPort, IssueError, Issued, Issuer, KeyRole, NodeId, NodeName, Request,
+    RevocationSet, Role, Terms, UnixTime,
 };
 use serde_json::json;
 
@@ -19,7 +19,9 @@ pub fn invite(args: InviteArgs, context: &Context) -> Result<(), Failure> {
     match (&args.name, &args.beacon, &args.claim) {
         (Some(name), ..) => invite_gateway(&mut files, name, &args, context),
         (None, Some(address), Some(claim)) => invite_beacon(&mut files, address, claim, context),
-        _ => Err(Failure::usage("invite needs --name, or --beacon and --claim")),
+        _ => Err(Failure::usage(
+            "invite needs --name, or --beacon and --claim",
+        )),
     }
 }
 
@@ -44,7 +46,10 @@ fn invite_gateway(
         replace: args.replace,
     };
     let key = files.role(KeyRole::Issuer)?;
-    let beacon = files.living_beacons(now).next().map(|beacon| (beacon.node, beacon.claim.is_some()));
+    let beacon = files
+        .living_beacons(now)
+        .next()
+        .map(|beacon| (beacon.node, beacon.claim.is_some()));
     let seed = random()?;
     let mut issuer = Issuer::new(&key, &files.trust, &mut files.ledger).map_err(refused)?;
     let invited = match (&request, &beacon) {
@@ -58,7 +63,9 @@ fn invite_gateway(
         note("the beacon is not claimed yet: run `crabmesh policy push` before the gateway joins");
     }
     if args.replace && replaced.is_some() && push(files, context).is_err() {
-        note(format!("the old {name} is revoked here only: run `crabmesh policy push`"));
+        note(format!(
+            "the old {name} is revoked here only: run `crabmesh policy push`"
+        ));
     }
     let text = invited.token.to_text();
     match context.json {
@@ -79,14 +86,23 @@ fn invite_beacon(
     let claim = read_claim(claim)?;
     let node = sign_beacon(files, address, &claim, now())?;
     files.save()?;
-    let beacons: Vec<_> = files.beacons.iter().filter(|beacon| beacon.node == node).cloned().collect();
+    let beacons: Vec<_> = files
+        .beacons
+        .iter()
+        .filter(|beacon| beacon.node == node)
+        .cloned()
+        .collect();
     push_to(files, &beacons, context)?;
     if let Err(failure) = push(files, context) {
         note(format!("{failure}"));
     }
     match context.json {
-        true => context.output().object(&json!({"beacon": address, "node": node})),
-        false => context.output().line(format!("beacon {address} serves this mesh")),
+        true => context
+            .output()
+            .object(&json!({"beacon": address, "node": node})),
+        false => context
+            .output()
+            .line(format!("beacon {address} serves this mesh")),
     }
 }
 
@@ -97,7 +113,12 @@ pub fn sign_beacon(
     claim: &Claim,
     now: UnixTime,
 ) -> Result<NodeId, Failure> {
-    let number = files.ledger.issued().filter(|issued| issued.role() == Role::Beacon).count() + 1;
+    let number = files
+        .ledger
+        .issued()
+        .filter(|issued| issued.role() == Role::Beacon)
+        .count()
+        + 1;
     let name: NodeName = format!("beacon-{number}")
         .parse()
         .map_err(|error| Failure::failed(format!("cannot name the beacon: {error}")))?;
@@ -118,18 +139,26 @@ pub fn remove(args: &RemoveArgs, context: &Context) -> Result<(), Failure> {
     let (node, what) = match address {
         Some(address) => {
             let issued = files.ledger.beacon_at(&address).map(|issued| issued.node);
-            let node = issued.ok_or_else(|| Failure::usage(format!("no beacon of this mesh is at {address}")))?;
+            let node = issued
+                .ok_or_else(|| Failure::usage(format!("no beacon of this mesh is at {address}")))?;
             keep_its_members(&mut files, &node, context, now)?;
             (node, format!("beacon {address}"))
         }
         None => {
-            let name: NodeName = args.target.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+            let name: NodeName = args
+                .target
+                .parse()
+                .map_err(|error| Failure::usage(format!("{error}")))?;
             let issued = files.ledger.named(&name, now).or_else(|| {
                 // One whose membership ended, or whose token ran out, can still be put away.
-                files.ledger.issued().find(|issued| issued.name == name && !issued.revoked)
+                files
+                    .ledger
+                    .issued()
+                    .find(|issued| issued.name == name && !issued.revoked)
             });
             let node = issued.map(|issued| issued.node);
-            let node = node.ok_or_else(|| Failure::usage(format!("this mesh has no gateway {name}")))?;
+            let node =
+                node.ok_or_else(|| Failure::usage(format!("this mesh has no gateway {name}")))?;
             (node, name.to_string())
         }
     };
@@ -139,11 +168,18 @@ pub fn remove(args: &RemoveArgs, context: &Context) -> Result<(), Failure> {
     files.save()?;
     let pushed = push_to(&mut files, &beacons, context)?;
     if files.living_beacons(now).next().is_none() {
-        note("this mesh has no beacon left: add one with `crabmesh invite --beacon HOST:PORT --claim C`");
+        note(
+            "this mesh has no beacon left: add one with `crabmesh invite --beacon HOST:PORT --claim C`",
+        );
     }
     match context.json {
-        true => context.output().object(&json!({"removed": args.target, "node": node, "stored_by": pushed.stored})),
-        false => context.output().line(format!("{what} is revoked; stored by {}", pushed.stored.join(", "))),
+        true => context
+            .output()
+            .object(&json!({"removed": args.target, "node": node, "stored_by": pushed.stored})),
+        false => context.output().line(format!(
+            "{what} is revoked; stored by {}",
+            pushed.stored.join(", ")
+        )),
     }
 }
 
@@ -155,7 +191,9 @@ fn keep_its_members(
     now: UnixTime,
 ) -> Result<(), Failure> {
     if let Err(failure) = pull(files, context) {
-        note(format!("{failure}; only members that this machine met before are kept"));
+        note(format!(
+            "{failure}; only members that this machine met before are kept"
+        ));
     }
     let enrolled: Vec<Issued> = files
         .ledger
@@ -166,7 +204,10 @@ fn keep_its_members(
     for issued in enrolled {
         match renew_one(files, &issued, now)? {
             Some(_) => {}
-            None => note(format!("{} never joined: its token is void now", issued.name)),
+            None => note(format!(
+                "{} never joined: its token is void now",
+                issued.name
+            )),
         }
     }
     Ok(())
@@ -178,24 +219,39 @@ pub fn renew(args: &RenewArgs, context: &Context) -> Result<(), Failure> {
     let now = now();
     let wanted: Vec<NodeId> = match &args.name {
         Some(name) => {
-            let issued = files.ledger.issued().find(|issued| issued.name == *name && !issued.revoked);
+            let issued = files
+                .ledger
+                .issued()
+                .find(|issued| issued.name == *name && !issued.revoked);
             let node = issued.map(|issued| issued.node);
             vec![node.ok_or_else(|| Failure::usage(format!("this mesh has no gateway {name}")))?]
         }
-        None => files.ledger.issued().filter(|issued| !issued.revoked).map(|issued| issued.node).collect(),
+        None => files
+            .ledger
+            .issued()
+            .filter(|issued| !issued.revoked)
+            .map(|issued| issued.node)
+            .collect(),
     };
     if let Err(failure) = pull(&mut files, context) {
-        note(format!("{failure}; only members that this machine met before are renewed"));
+        note(format!(
+            "{failure}; only members that this machine met before are renewed"
+        ));
     }
     let mut renewed = Vec::new();
     for node in wanted {
-        let Some(issued) = files.ledger.node(&node).cloned() else { continue };
+        let Some(issued) = files.ledger.node(&node).cloned() else {
+            continue;
+        };
         match renew_one(&mut files, &issued, now)? {
             Some(expires_at) => renewed.push((issued.name, node, expires_at)),
             None if args.all => note(format!("{} has not joined yet", issued.name)),
             None => {
-                return Err(Failure::failed(format!("{} has not joined yet, so its key is not known", issued.name))
-                    .hint("a new token is made by `crabmesh invite --replace`"));
+                return Err(Failure::failed(format!(
+                    "{} has not joined yet, so its key is not known",
+                    issued.name
+                ))
+                .hint("a new token is made by `crabmesh invite --replace`"));
             }
         }
     }
@@ -203,19 +259,51 @@ pub fn renew(args: &RenewArgs, context: &Context) -> Result<(), Failure> {
     push(&mut files, context)?;
     for (name, node, expires_at) in renewed {
         match context.json {
-            true => context.output().object(&json!({"name": name, "node": node, "expires_at": expires_at.0}))?,
+            true => context
+                .output()
+                .object(&json!({"name": name, "node": node, "expires_at": expires_at.0}))?,
             false => {
                 let days = expires_at.0.saturating_sub(now.0) / 86_400;
-                context.output().line(format!("{name} is good for {days} days"))?;
+                context
+                    .output()
+                    .line(format!("{name} is good for {days} days"))?;
             }
         }
     }
     Ok(())
 }
 
+/// Signs again everybody whose identity key this machine knows: what follows the end of an
+/// issuer's epoch, whose memberships nobody takes who did not have them before.
+pub fn renew_known(files: &mut OperatorFiles, now: UnixTime) -> Result<(), Failure> {
+    let living: Vec<Issued> = files
+        .ledger
+        .issued()
+        .filter(|issued| issued.is_living(now))
+        .cloned()
+        .collect();
+    for issued in living {
+        if renew_one(files, &issued, now)?.is_none() {
+            let name = &issued.name;
+            note(format!(
+                "{name} is not renewed, as its key is not known here; hint: `crabmesh invite --replace`"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Renews one member by the identity key that this machine verified; `None` where it has none.
-fn renew_one(files: &mut OperatorFiles, issued: &Issued, now: UnixTime) -> Result<Option<UnixTime>, Failure> {
-    let Some(identity) = files.ledger.node(&issued.node).and_then(|issued| issued.identity) else {
+fn renew_one(
+    files: &mut OperatorFiles,
+    issued: &Issued,
+    now: UnixTime,
+) -> Result<Option<UnixTime>, Failure> {
+    let Some(identity) = files
+        .ledger
+        .node(&issued.node)
+        .and_then(|issued| issued.identity)
+    else {
         return Ok(None);
     };
     let key = files.role(KeyRole::Issuer)?;
@@ -225,13 +313,25 @@ fn renew_one(files: &mut OperatorFiles, issued: &Issued, now: UnixTime) -> Resul
     files
         .trust
         .accept_certificate(&certificate, now)
-        .map_err(|error| Failure::failed(format!("the renewal of {} does not hold: {error}", issued.name)))?;
-    Ok(files.trust.member(&issued.node).map(|member| member.expires_at))
+        .map_err(|error| {
+            Failure::failed(format!(
+                "the renewal of {} does not hold: {error}",
+                issued.name
+            ))
+        })?;
+    Ok(files
+        .trust
+        .member(&issued.node)
+        .map(|member| member.expires_at))
 }
 
 /// Signs the next revocation set with these in it; the caller saves and pushes.
 pub fn revoke(files: &mut OperatorFiles, nodes: &[NodeId], now: UnixTime) -> Result<(), Failure> {
-    let mut set = files.trust.revocations().map(|held| held.set.clone()).unwrap_or_default();
+    let mut set = files
+        .trust
+        .revocations()
+        .map(|held| held.set.clone())
+        .unwrap_or_default();
     set.nodes.extend(nodes);
     sign_revocations(files, &set, now)?;
     nodes.iter().for_each(|node| files.ledger.revoke(node));
@@ -239,10 +339,15 @@ pub fn revoke(files: &mut OperatorFiles, nodes: &[NodeId], now: UnixTime) -> Res
 }
 
 /// Signs a whole set as the next one.
-pub fn sign_revocations(files: &mut OperatorFiles, set: &RevocationSet, now: UnixTime) -> Result<Change, Failure> {
+pub fn sign_revocations(
+    files: &mut OperatorFiles,
+    set: &RevocationSet,
+    now: UnixTime,
+) -> Result<Change, Failure> {
     let key = files.role(KeyRole::Revoker)?;
-    let bytes =
-        key.sign_revocations(set, files.trust.revocations(), &files.trust.mesh(), now).map_err(refused)?;
+    let bytes = key
+        .sign_revocations(set, files.trust.revocations(), &files.trust.mesh(), now)
+        .map_err(refused)?;
     files
         .trust
         .accept_revocations(&bytes, now)
@@ -251,10 +356,16 @@ pub fn sign_revocations(files: &mut OperatorFiles, set: &RevocationSet, now: Uni
 
 /// A tag that the policy does not know is most often a slip.
 fn warn_of_tags(files: &OperatorFiles, args: &InviteArgs) {
-    let Some(text) = files.policy_text() else { return };
-    let Ok((document, _)) = policy::Document::parse("policy.hujson", &text) else { return };
+    let Some(text) = files.policy_text() else {
+        return;
+    };
+    let Ok((document, _)) = policy::Document::parse("policy.hujson", &text) else {
+        return;
+    };
     for tag in args.tags.iter().filter(|tag| !document.declares(tag)) {
-        note(format!("policy.hujson does not know {tag}: no grant will name this gateway by it"));
+        note(format!(
+            "policy.hujson does not know {tag}: no grant will name this gateway by it"
+        ));
     }
 }
 
@@ -269,7 +380,8 @@ pub fn read_claim(argument: &str) -> Result<Claim, Failure> {
 
 fn read_request(argument: &str) -> Result<Request, Failure> {
     Request::parse(&text_of(argument)?).map_err(|error| {
-        Failure::usage(error.to_string()).hint("pass what `crabmesh join --request` printed on the gateway")
+        Failure::usage(error.to_string())
+            .hint("pass what `crabmesh join --request` printed on the gateway")
     })
 }
 
@@ -282,11 +394,17 @@ fn text_of(argument: &str) -> Result<String, Failure> {
 pub fn refused(error: IssueError) -> Failure {
     let failure = Failure::failed(error.to_string());
     match error {
-        IssueError::NameTaken(_) => failure.hint("choose another, or revoke the old one with --replace"),
-        IssueError::NoBeacon => failure.hint("add one with `crabmesh invite --beacon HOST:PORT --claim C`"),
+        IssueError::NameTaken(_) => {
+            failure.hint("choose another, or revoke the old one with --replace")
+        }
+        IssueError::NoBeacon => {
+            failure.hint("add one with `crabmesh invite --beacon HOST:PORT --claim C`")
+        }
         IssueError::NotIssuer => failure.hint("make a new one with `crabmesh root replace issuer`"),
         IssueError::UserAndTags => failure.hint("give --tag or --user"),
-        IssueError::KnownKey => failure.hint("make new keys with another --state-dir, and a new request"),
+        IssueError::KnownKey => {
+            failure.hint("make new keys with another --state-dir, and a new request")
+        }
         _ => failure,
     }
 }
@@ -310,15 +428,19 @@ mod tests {
     }
 
     fn args(line: &str) -> InviteArgs {
-        Line::try_parse_from(line.split(' ')).map(|line| line.args).expect("a command line")
+        Line::try_parse_from(line.split(' '))
+            .map(|line| line.args)
+            .expect("a command line")
     }
 
     fn found(path: &Path) -> OperatorFiles {
         let name = "home".parse().expect("a name");
-        let (root, roles, log) = Root::found(&name, [1; 32], [[2; 32], [3; 32], [4; 32], [5; 32]], now());
+        let (root, roles, log) =
+            Root::found(&name, [1; 32], [[2; 32], [3; 32], [4; 32], [5; 32]], now());
         let trust = Trust::new(log.bytes(), now()).expect("its own log");
         let code = RecoveryCode::generate([6; 16]);
-        let mut files = OperatorFiles::create(path, &root, &code, [7; 16], &roles, trust).expect("made");
+        let mut files =
+            OperatorFiles::create(path, &root, &code, [7; 16], &roles, trust).expect("made");
         let claim = Claim {
             identity: IdentityKey::generate([8; 32]).public(),
             secret: zeroize::Zeroizing::new([9; 32]),
@@ -351,7 +473,11 @@ mod tests {
         let token = Token::parse(&invited.token.to_text()).expect("its own");
         let mesh = files.trust.mesh();
         assert!(token.certify(&mesh, &key).is_ok());
-        assert!(token.certify(&mesh, &IdentityKey::generate([21; 32])).is_err());
+        assert!(
+            token
+                .certify(&mesh, &IdentityKey::generate([21; 32]))
+                .is_err()
+        );
     }
 
     #[test]
@@ -366,7 +492,11 @@ mod tests {
         assert!(invite(again, &context).is_err());
 
         let mut files = OperatorFiles::open(&context).expect("there");
-        let old = files.ledger.named(&"gw-a".parse().expect("a name"), now()).expect("issued").node;
+        let old = files
+            .ledger
+            .named(&"gw-a".parse().expect("a name"), now())
+            .expect("issued")
+            .node;
         revoke(&mut files, &[old], now()).expect("signed");
         files.save().expect("saved");
         assert_eq!(files.trust.standing(&old, now()), Standing::Revoked);

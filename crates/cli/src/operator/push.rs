@@ -40,13 +40,19 @@ pub fn push_to(
             .hint("add one with `crabmesh invite --beacon HOST:PORT --claim C`"));
     }
     let (key, old) = (files.operator_key()?, files.old_operator_key()?);
-    let mut pushed = Pushed { stored: Vec::new(), failed: Vec::new() };
+    let mut pushed = Pushed {
+        stored: Vec::new(),
+        failed: Vec::new(),
+    };
     context.block_on(async {
         for beacon in beacons {
             let address = beacon.address.to_string();
             match push_one(files, beacon, &key, old.as_ref()).await {
                 Ok(()) => {
-                    let redeemed = files.beacons.iter_mut().find(|held| held.node == beacon.node);
+                    let redeemed = files
+                        .beacons
+                        .iter_mut()
+                        .find(|held| held.node == beacon.node);
                     if let Some(held) = redeemed {
                         held.claim = None;
                     }
@@ -93,8 +99,10 @@ pub fn pull(files: &mut OperatorFiles, context: &Context) -> Result<(), Failure>
     files.save()?;
     match answered {
         true => Ok(()),
-        false => Err(Failure::failed("no beacon answers, so it is not known who joined")
-            .hint("see that a beacon runs and can be reached, then try again")),
+        false => Err(
+            Failure::failed("no beacon answers, so it is not known who joined")
+                .hint("see that a beacon runs and can be reached, then try again"),
+        ),
     }
 }
 
@@ -113,7 +121,10 @@ fn take(files: &mut OperatorFiles, documents: &[Document], now: UnixTime) {
     for member in &members {
         let issued_here = files.ledger.node(&member.node).is_some();
         if issued_here && !files.ledger.verified(member) {
-            note(format!("ALARM: {} shows another key than before", member.name));
+            note(format!(
+                "ALARM: {} shows another key than before",
+                member.name
+            ));
         }
     }
 }
@@ -127,7 +138,9 @@ async fn push_one(
 ) -> Result<(), String> {
     let mut call = match (reach(beacon, key).await, old) {
         (Err(CallError::Link(LinkFault::Refused(Refusal::Unproven))), Some(old)) => {
-            introduce(files, beacon, old).await.map_err(|error| chain(&error))?;
+            introduce(files, beacon, old)
+                .await
+                .map_err(|error| chain(&error))?;
             reach(beacon, key).await.map_err(|error| chain(&error))?
         }
         (result, _) => result.map_err(|error| chain(&error))?,
@@ -178,9 +191,16 @@ async fn reach(beacon: &BeaconEntry, key: &Arc<IdentityKey>) -> Result<Call, Cal
         caller,
         timeout: PATIENCE,
     };
-    let claim = beacon.claim.as_deref().and_then(|claim| Claim::parse(claim).ok());
+    let claim = beacon
+        .claim
+        .as_deref()
+        .and_then(|claim| Claim::parse(claim).ok());
     if let Some(claim) = claim {
-        match call(config(CallAs::Claimant { secret: *claim.secret })).await {
+        match call(config(CallAs::Claimant {
+            secret: *claim.secret,
+        }))
+        .await
+        {
             Err(CallError::Link(LinkFault::Refused(Refusal::AlreadyClaimed))) => {}
             result => return result,
         }
@@ -209,9 +229,13 @@ fn documents_for(
         let certificate = trust.certificate(&member.node).map(bytes);
         documents.extend(certificate.map(|bytes| (CERTIFICATE, Document::Certificate(bytes))));
     }
-    let policy = trust.policy().map(|policy| Document::Policy(bytes(&policy.bytes)));
+    let policy = trust
+        .policy()
+        .map(|policy| Document::Policy(bytes(&policy.bytes)));
     documents.extend(policy.map(|policy| ("policy", policy)));
-    let revocations = trust.revocations().map(|held| Document::Revocations(bytes(&held.bytes)));
+    let revocations = trust
+        .revocations()
+        .map(|held| Document::Revocations(bytes(&held.bytes)));
     documents.extend(revocations.map(|held| ("revocations", held)));
     documents
 }

@@ -22,7 +22,10 @@ impl Worker {
     pub fn new(command: Vec<String>) -> Result<Self, Failure> {
         let mut command = command.into_iter();
         match command.next() {
-            Some(program) => Ok(Self { program, arguments: command.collect() }),
+            Some(program) => Ok(Self {
+                program,
+                arguments: command.collect(),
+            }),
             None => Err(Failure::usage("--exec needs a command")),
         }
     }
@@ -45,7 +48,11 @@ impl Worker {
         };
         match printed {
             Ok(printed) => {
-                let body = if received.reply_expected { Some(printed) } else { None };
+                let body = if received.reply_expected {
+                    Some(printed)
+                } else {
+                    None
+                };
                 self.settle(client, received, body).await
             }
             Err(reason) => {
@@ -55,18 +62,31 @@ impl Worker {
         }
     }
 
-    async fn settle(&self, client: &mut Client, received: &Received, reply: Option<Vec<u8>>) -> Result<bool, Failure> {
+    async fn settle(
+        &self,
+        client: &mut Client,
+        received: &Received,
+        reply: Option<Vec<u8>>,
+    ) -> Result<bool, Failure> {
         let settled = match reply {
             Some(bytes) => {
                 let (body, body_base64) = Body::from_bytes(bytes).into_fields();
                 let id = Some(node::messages::fresh_id().to_string());
-                let request = ReplyRequest { body, body_base64, content_type: None, id };
+                let request = ReplyRequest {
+                    body,
+                    body_base64,
+                    content_type: None,
+                    id,
+                };
                 let path = format!("/v1/messages/{}/reply", received.id);
                 client.post::<SendAnswer>(&path, &request).await.map(|_| ())
             }
             None => {
                 let path = format!("/v1/messages/{}/ack", received.id);
-                client.post::<api::Acked>(&path, &json!({})).await.map(|_| ())
+                client
+                    .post::<api::Acked>(&path, &json!({}))
+                    .await
+                    .map(|_| ())
             }
         };
         match settled {
@@ -74,22 +94,34 @@ impl Worker {
             Err(failure) if failure.exit() == Exit::NoNode => Err(failure),
             Err(failure) => {
                 // Expired, or answered by another life of this agent: nothing is left to do.
-                note(format!("crabmesh: {} is not settled: {failure}", received.id));
+                note(format!(
+                    "crabmesh: {} is not settled: {failure}",
+                    received.id
+                ));
                 Ok(true)
             }
         }
     }
 
     async fn child(&self, received: &Received) -> Result<Vec<u8>, String> {
-        let body = received.body().map_err(|error| error.to_string())?.into_bytes();
+        let body = received
+            .body()
+            .map_err(|error| error.to_string())?
+            .into_bytes();
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .env("CRABMESH_FROM", received.from.to_string())
             .env("CRABMESH_MESSAGE_ID", &received.id)
             .env("CRABMESH_KIND", received.kind.as_str())
-            .env("CRABMESH_REPLY_EXPECTED", if received.reply_expected { "1" } else { "0" })
+            .env(
+                "CRABMESH_REPLY_EXPECTED",
+                if received.reply_expected { "1" } else { "0" },
+            )
             .env("CRABMESH_ATTEMPT", received.attempt.to_string())
-            .env("CRABMESH_IN_REPLY_TO", received.in_reply_to.as_deref().unwrap_or_default())
+            .env(
+                "CRABMESH_IN_REPLY_TO",
+                received.in_reply_to.as_deref().unwrap_or_default(),
+            )
             .env("CRABMESH_CONTENT_TYPE", &received.content_type)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -107,7 +139,11 @@ impl Worker {
             let mut printed = Vec::new();
             if let Some(stdout) = stdout {
                 let most = wire::message::MAX_BODY as u64 + 1;
-                stdout.take(most).read_to_end(&mut printed).await.map_err(|error| error.to_string())?;
+                stdout
+                    .take(most)
+                    .read_to_end(&mut printed)
+                    .await
+                    .map_err(|error| error.to_string())?;
             }
             Ok::<_, String>(printed)
         };
