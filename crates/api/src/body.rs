@@ -93,7 +93,10 @@ mod tests {
             let back = Body::from_fields(text, base64.as_deref()).expect("its own fields");
             assert_eq!(back.into_bytes(), bytes);
         }
-        assert_eq!(Body::from_fields(Some("a".into()), Some("YQ==")), Err(BodyError::Both));
+        assert_eq!(
+            Body::from_fields(Some("a".into()), Some("YQ==")),
+            Err(BodyError::Both)
+        );
         assert_eq!(Body::from_fields(None, Some("?")), Err(BodyError::Base64));
     }
 }

@@ -27,7 +27,12 @@ pub struct ErrorAnswer {
 impl Failure {
     /// A failure in two words: a code and a sentence.
     pub fn new(code: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { code: code.into(), reason: reason.into(), hint: None, missing_grant: None }
+        Self {
+            code: code.into(),
+            reason: reason.into(),
+            hint: None,
+            missing_grant: None,
+        }
     }
 
     /// With the one thing to try.

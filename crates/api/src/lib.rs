@@ -14,14 +14,12 @@ mod node;
 mod route;
 mod time;
 
-pub use agent::{
-    AgentAdd, AgentAdded, AgentEntry, Agents, LocalAgentEntry, LocalAgents,
-};
+pub use agent::{AgentAdd, AgentAdded, AgentEntry, Agents, LocalAgentEntry, LocalAgents};
 pub use body::{Body, BodyError};
 pub use failure::{ErrorAnswer, Failure};
 pub use message::{
-    AckAnswer, AckRequest, Acked, AskRequest, HeartbeatRequest, Kind, Reply, ReplyRequest,
-    Received, ReceivedList, SendAnswer, SendRequest, State,
+    AckAnswer, AckRequest, Acked, AskRequest, HeartbeatRequest, Kind, Received, ReceivedList,
+    Reply, ReplyRequest, SendAnswer, SendRequest, State,
 };
 pub use node::{
     BeaconStatus, Health, Isolation, MapStatus, NodeStatus, Path, PathKind, PeerPath, PeerStatus,

@@ -216,8 +216,24 @@ pub struct AckAnswer {
 impl AskRequest {
     /// The message, and how long to wait.
     pub fn into_parts(self) -> (SendRequest, Option<u64>) {
-        let Self { to, body, body_base64, content_type, ttl_s, id, timeout_ms } = self;
-        let send = SendRequest { to, body, body_base64, content_type, ttl_s, id, reply_expected: true };
+        let Self {
+            to,
+            body,
+            body_base64,
+            content_type,
+            ttl_s,
+            id,
+            timeout_ms,
+        } = self;
+        let send = SendRequest {
+            to,
+            body,
+            body_base64,
+            content_type,
+            ttl_s,
+            id,
+            reply_expected: true,
+        };
         (send, timeout_ms)
     }
 }

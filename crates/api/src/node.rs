@@ -178,17 +178,26 @@ pub struct Health {
 impl Path {
     /// A direct way.
     pub fn direct(remote: SocketAddr) -> Self {
-        Self { kind: PathKind::Direct, remote: Some(remote.to_string()) }
+        Self {
+            kind: PathKind::Direct,
+            remote: Some(remote.to_string()),
+        }
     }
 
     /// Through the beacon at that address.
     pub fn relay(beacon: &HostPort) -> Self {
-        Self { kind: PathKind::Relay, remote: Some(beacon.to_string()) }
+        Self {
+            kind: PathKind::Relay,
+            remote: Some(beacon.to_string()),
+        }
     }
 
     /// No way.
     pub fn none() -> Self {
-        Self { kind: PathKind::None, remote: None }
+        Self {
+            kind: PathKind::None,
+            remote: None,
+        }
     }
 }
 

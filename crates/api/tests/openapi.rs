@@ -29,7 +29,10 @@ fn the_document_has_every_route_and_no_other() {
             Access::Any => "any",
             Access::Admin => "admin",
         };
-        (format!("{} {}", route.verb.as_str(), route.path), access.to_owned())
+        (
+            format!("{} {}", route.verb.as_str(), route.path),
+            access.to_owned(),
+        )
     });
 
     assert_eq!(written, routed.collect());
@@ -38,11 +41,16 @@ fn the_document_has_every_route_and_no_other() {
 #[test]
 fn every_reference_of_the_document_leads_somewhere() {
     let document = document();
-    let schemas = document["components"]["schemas"].as_object().expect("schemas");
+    let schemas = document["components"]["schemas"]
+        .as_object()
+        .expect("schemas");
     let mut used = BTreeSet::new();
     references(&document, &mut used);
 
-    let known: BTreeSet<String> = schemas.keys().map(|name| format!("#/components/schemas/{name}")).collect();
+    let known: BTreeSet<String> = schemas
+        .keys()
+        .map(|name| format!("#/components/schemas/{name}"))
+        .collect();
     assert_eq!(used, known, "left: used, right: defined");
 }
 
@@ -59,10 +67,30 @@ fn every_answer_is_valid_by_the_document() {
         body_base64: Some("/w==".into()),
         content_type: "application/octet-stream".into(),
     };
-    let answer = SendAnswer { id: ID.into(), state: State::Done, reply: Some(reply), error: Some(failure.clone()) };
+    let answer = SendAnswer {
+        id: ID.into(),
+        state: State::Done,
+        reply: Some(reply),
+        error: Some(failure.clone()),
+    };
     valid("SendAnswer", &answer);
-    for state in [State::Accepted, State::Stored, State::Delivered, State::Denied, State::Expired, State::Failed] {
-        valid("SendAnswer", &SendAnswer { state, reply: None, error: None, ..answer.clone() });
+    for state in [
+        State::Accepted,
+        State::Stored,
+        State::Delivered,
+        State::Denied,
+        State::Expired,
+        State::Failed,
+    ] {
+        valid(
+            "SendAnswer",
+            &SendAnswer {
+                state,
+                reply: None,
+                error: None,
+                ..answer.clone()
+            },
+        );
     }
     for kind in [Kind::Message, Kind::Reply, Kind::Failure] {
         let received = Received {
@@ -80,23 +108,93 @@ fn every_answer_is_valid_by_the_document() {
             error: Some(failure.clone()),
         };
         valid("Received", &received);
-        valid("ReceivedList", &ReceivedList { messages: vec![received] });
+        valid(
+            "ReceivedList",
+            &ReceivedList {
+                messages: vec![received],
+            },
+        );
     }
-    let acked = Acked { id: ID.into(), error: None };
+    let acked = Acked {
+        id: ID.into(),
+        error: None,
+    };
     valid("Acked", &acked);
-    valid("AckAnswer", &AckAnswer { results: vec![acked, Acked { id: ID.into(), error: Some(failure.clone()) }] });
+    valid(
+        "AckAnswer",
+        &AckAnswer {
+            results: vec![
+                acked,
+                Acked {
+                    id: ID.into(),
+                    error: Some(failure.clone()),
+                },
+            ],
+        },
+    );
     valid("ErrorAnswer", &ErrorAnswer { error: failure });
-    let entry = AgentEntry { address: address(), online: true, last_seen_s: None };
-    valid("Agents", &Agents { agents: vec![entry] });
+    let entry = AgentEntry {
+        address: address(),
+        online: true,
+        last_seen_s: None,
+    };
+    valid(
+        "Agents",
+        &Agents {
+            agents: vec![entry],
+        },
+    );
     let (name, token, api) = (name(), "cma_x".to_owned(), "http://127.0.0.1:1".to_owned());
-    valid("AgentAdded", &AgentAdded { name: name.clone(), address: Some(address()), token, api });
-    let entry = LocalAgentEntry { name, created_at: Timestamp(0), idle_s: Some(3) };
+    valid(
+        "AgentAdded",
+        &AgentAdded {
+            name: name.clone(),
+            address: Some(address()),
+            token,
+            api,
+        },
+    );
+    let entry = LocalAgentEntry {
+        name,
+        created_at: Timestamp(0),
+        idle_s: Some(3),
+    };
     valid("LocalAgentEntry", &entry);
-    valid("LocalAgents", &LocalAgents { agents: vec![entry] });
-    valid("Health", &Health { ok: true, version: "0.1.0".into() });
-    valid("Policy", &Policy { version: "1.2".into(), signed_at: Timestamp(0), text: "{}".into() });
-    valid("Ping", &Ping { path: Path::none(), rtt_ms: None });
-    valid("Ping", &Ping { path: Path::direct("192.0.2.1:1".parse().expect("an address")), rtt_ms: Some(0.5) });
+    valid(
+        "LocalAgents",
+        &LocalAgents {
+            agents: vec![entry],
+        },
+    );
+    valid(
+        "Health",
+        &Health {
+            ok: true,
+            version: "0.1.0".into(),
+        },
+    );
+    valid(
+        "Policy",
+        &Policy {
+            version: "1.2".into(),
+            signed_at: Timestamp(0),
+            text: "{}".into(),
+        },
+    );
+    valid(
+        "Ping",
+        &Ping {
+            path: Path::none(),
+            rtt_ms: None,
+        },
+    );
+    valid(
+        "Ping",
+        &Ping {
+            path: Path::direct("192.0.2.1:1".parse().expect("an address")),
+            rtt_ms: Some(0.5),
+        },
+    );
 }
 
 #[test]
@@ -122,7 +220,11 @@ fn status_has_the_words_that_were_promised() {
             id: "cd".repeat(16),
             tags: tag(),
             online: true,
-            path: PeerPath { kind: PathKind::Relay, remote: Some("b.example.com:443".into()), why: "not proven".into() },
+            path: PeerPath {
+                kind: PathKind::Relay,
+                remote: Some("b.example.com:443".into()),
+                why: "not proven".into(),
+            },
             rtt_ms: None,
             last_handshake_s: Some(3),
             tx_bytes: 1,
@@ -130,21 +232,45 @@ fn status_has_the_words_that_were_promised() {
             queued: 0,
             expires_at: None,
         }],
-        policy: Some(PolicyStatus { version: "1.1".into(), age_s: 4 }),
+        policy: Some(PolicyStatus {
+            version: "1.1".into(),
+            age_s: 4,
+        }),
         map: MapStatus { age_s: None },
     };
     valid("Status", &status);
-    valid("Status", &Status { policy: None, ..status.clone() });
+    valid(
+        "Status",
+        &Status {
+            policy: None,
+            ..status.clone()
+        },
+    );
 
     let status = serde_json::to_value(&status).expect("it serialises");
-    assert_eq!(keys(&status), ["beacons", "map", "mesh", "node", "peers", "policy"]);
-    assert_eq!(keys(&status["node"]), ["expires_at", "id", "isolation", "name", "tags"]);
+    assert_eq!(
+        keys(&status),
+        ["beacons", "map", "mesh", "node", "peers", "policy"]
+    );
+    assert_eq!(
+        keys(&status["node"]),
+        ["expires_at", "id", "isolation", "name", "tags"]
+    );
     assert_eq!(keys(&status["beacons"][0]), ["address", "rtt_ms", "state"]);
     assert_eq!(
         keys(&status["peers"][0]),
         [
-            "expires_at", "id", "last_handshake_s", "name", "online", "path", "queued", "rtt_ms",
-            "rx_bytes", "tags", "tx_bytes",
+            "expires_at",
+            "id",
+            "last_handshake_s",
+            "name",
+            "online",
+            "path",
+            "queued",
+            "rtt_ms",
+            "rx_bytes",
+            "tags",
+            "tx_bytes",
         ]
     );
     assert_eq!(keys(&status["peers"][0]["path"]), ["kind", "remote", "why"]);
@@ -172,11 +298,28 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
         timeout_ms: Some(1000),
     };
     request("AskRequest", &ask);
-    request("ReplyRequest", &ReplyRequest { body: Some("yes".into()), ..ReplyRequest::default() });
-    request("AckRequest", &AckRequest { ids: vec![ID.into()] });
+    request(
+        "ReplyRequest",
+        &ReplyRequest {
+            body: Some("yes".into()),
+            ..ReplyRequest::default()
+        },
+    );
+    request(
+        "AckRequest",
+        &AckRequest {
+            ids: vec![ID.into()],
+        },
+    );
     request("HeartbeatRequest", &HeartbeatRequest { hold_s: Some(30) });
     request("AgentAdd", &AgentAdd { name: name() });
-    request("PingRequest", &PingRequest { target: "gw-b".into(), timeout_ms: None });
+    request(
+        "PingRequest",
+        &PingRequest {
+            target: "gw-b".into(),
+            timeout_ms: None,
+        },
+    );
 }
 
 #[test]
@@ -196,8 +339,13 @@ fn request<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(schema
     assert_eq!(&back, value);
 
     json["colour"] = json!("green");
-    assert!(!validator(schema).is_valid(&json), "{schema} takes an unknown field");
-    let error = serde_json::from_value::<T>(json).expect_err("refused").to_string();
+    assert!(
+        !validator(schema).is_valid(&json),
+        "{schema} takes an unknown field"
+    );
+    let error = serde_json::from_value::<T>(json)
+        .expect_err("refused")
+        .to_string();
     assert!(error.contains("colour"), "{error}");
 }
 
@@ -234,7 +382,12 @@ fn references(value: &Value, into: &mut BTreeSet<String>) {
 }
 
 fn keys(value: &Value) -> Vec<&str> {
-    let mut keys: Vec<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+    let mut keys: Vec<&str> = value
+        .as_object()
+        .expect("an object")
+        .keys()
+        .map(String::as_str)
+        .collect();
     keys.sort_unstable();
     keys
 }

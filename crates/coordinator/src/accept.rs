@@ -58,13 +58,18 @@ fn key_of(trust: &Trust, document: &Document) -> Result<Key, PublishError> {
         Document::Policy(_) => Ok(Key::Policy),
         Document::Revocations(_) => Ok(Key::Revocations),
         Document::Certificate(bytes) => {
-            let member = trust.examine_certificate(bytes).map_err(|error| refused(&error))?;
+            let member = trust
+                .examine_certificate(bytes)
+                .map_err(|error| refused(&error))?;
             Ok(Key::Certificate(member.node))
         }
         Document::Record(bytes) => {
             let mut nodes = trust.members().map(|member| member.node);
             let holds = |node: &NodeId| trust.record(node).is_some_and(|(_, held)| held == bytes);
-            nodes.find(holds).map(Key::Record).ok_or(PublishError::Unverified)
+            nodes
+                .find(holds)
+                .map(Key::Record)
+                .ok_or(PublishError::Unverified)
         }
     }
 }
@@ -80,11 +85,19 @@ pub fn shown(trust: &Trust, certificate: &[u8], now: UnixTime) -> Result<Shown, 
     match trust.member(&node) {
         Some(known) => {
             let standing = trust.standing(&node, now);
-            Ok(Shown { node, identity: known.identity, standing })
+            Ok(Shown {
+                node,
+                identity: known.identity,
+                standing,
+            })
         }
         None => {
             let standing = trust.standing_of(&examined, now);
-            Ok(Shown { node, identity: examined.identity, standing })
+            Ok(Shown {
+                node,
+                identity: examined.identity,
+                standing,
+            })
         }
     }
 }

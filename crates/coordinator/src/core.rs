@@ -149,7 +149,11 @@ impl Core {
         certificate: &[u8],
         now: Now,
     ) -> Result<(NodeId, IdentityPublic), Refusal> {
-        let trust = self.trust.as_ref().filter(|_| self.is_claimed()).ok_or(Refusal::Unclaimed)?;
+        let trust = self
+            .trust
+            .as_ref()
+            .filter(|_| self.is_claimed())
+            .ok_or(Refusal::Unclaimed)?;
         let shown = accept::shown(trust, certificate, now.clock)?;
         Ok((shown.node, shown.identity))
     }
@@ -162,7 +166,10 @@ impl Core {
         record: &Bytes,
         now: Now,
     ) -> Result<Option<Refusal>, Refusal> {
-        let papers = [Document::Certificate(certificate.clone()), Document::Record(record.clone())];
+        let papers = [
+            Document::Certificate(certificate.clone()),
+            Document::Record(record.clone()),
+        ];
         for document in papers {
             // An expired certificate or record is no news; it is judged below.
             let _ = self.accept(&document, now);
@@ -185,7 +192,8 @@ impl Core {
             (None, Who::Member(node)) => self.restriction(node, now.clock),
             (restricted, _) => restricted,
         };
-        self.sessions.insert(id, Session::new(who, restricted, now.instant));
+        self.sessions
+            .insert(id, Session::new(who, restricted, now.instant));
         if let (Who::Member(node), None) = (who, restricted) {
             self.presence.handle_up(node, now.clock);
             self.tell_presence();
@@ -195,7 +203,9 @@ impl Core {
 
     /// A client is gone.
     pub fn handle_closed(&mut self, id: SessionId, now: Now) {
-        let Some(session) = self.sessions.remove(&id) else { return };
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
         if let (Who::Member(node), None) = (session.who, session.restricted) {
             self.presence.handle_down(node, now.instant, now.clock);
         }
@@ -203,7 +213,9 @@ impl Core {
 
     /// Whether this client may ask: not while it is owed too many answers.
     pub fn takes_requests(&self, id: SessionId) -> bool {
-        self.sessions.get(&id).is_none_or(|session| session.owed() < MAX_OWED)
+        self.sessions
+            .get(&id)
+            .is_none_or(|session| session.owed() < MAX_OWED)
     }
 
     /// A client asks.
@@ -219,7 +231,10 @@ impl Core {
                 // known: it may be among the writes that are not on disk yet.
                 self.answer(id, MapUpdate::Answer { request, result });
             }
-            MapRequest::Enroll { request, certificate } => {
+            MapRequest::Enroll {
+                request,
+                certificate,
+            } => {
                 let update = match self.enroll(id, &certificate, now) {
                     Ok(receipt) => MapUpdate::Receipt { request, receipt },
                     Err(refusal) => {
@@ -244,7 +259,10 @@ impl Core {
     /// When [`Core::handle_timeout`] should be called.
     pub fn deadline(&self) -> Option<Instant> {
         let review = self.reviewed_at.map(|at| at + REVIEW);
-        [self.presence.deadline(), review].into_iter().flatten().min()
+        [self.presence.deadline(), review]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The writes that wait for the store.
@@ -253,7 +271,11 @@ impl Core {
             return None;
         }
         let writes = std::mem::take(&mut self.queued);
-        Some(Commit { ticket: self.ticket, through: self.log.last(), writes })
+        Some(Commit {
+            ticket: self.ticket,
+            through: self.log.last(),
+            writes,
+        })
     }
 
     /// A commit is on disk: it may be answered and told.
@@ -288,15 +310,12 @@ impl Core {
             is_beacon: &is_beacon,
             clock,
         };
-        self.sessions.get_mut(&id)?.poll_update(self.stored_ticket, &map)
+        self.sessions
+            .get_mut(&id)?
+            .poll_update(self.stored_ticket, &map)
     }
 
-    fn watch(
-        &mut self,
-        id: SessionId,
-        cursor: Option<wire::map::Cursor>,
-        held: &identity::Heads,
-    ) {
+    fn watch(&mut self, id: SessionId, cursor: Option<wire::map::Cursor>, held: &identity::Heads) {
         let heads = self.trust.as_ref().map(Trust::heads).unwrap_or_default();
         let same = [
             heads.trust_log == held.trust_log,
@@ -309,7 +328,11 @@ impl Core {
         });
         let place = self.log.resume(cursor);
         let online: BTreeSet<NodeId> = self.presence.nodes().collect();
-        let beacons = self.log.nodes().filter(|node| self.is_beacon(node)).collect();
+        let beacons = self
+            .log
+            .nodes()
+            .filter(|node| self.is_beacon(node))
+            .collect();
         if let Some(session) = self.sessions.get_mut(&id)
             && matches!(session.who, Who::Member(_) | Who::Operator)
         {
@@ -352,10 +375,11 @@ impl Core {
             return self.begin_claim(bytes, now);
         }
         self.accept(document, now)?;
-        if !claimed && self.is_claimed() {
-            if let Some(session) = self.sessions.get_mut(&id) {
-                session.claimed_here = true;
-            }
+        if !claimed
+            && self.is_claimed()
+            && let Some(session) = self.sessions.get_mut(&id)
+        {
+            session.claimed_here = true;
         }
         Ok(())
     }
@@ -372,7 +396,10 @@ impl Core {
     }
 
     fn accept(&mut self, document: &Document, now: Now) -> Result<(), PublishError> {
-        let trust = self.trust.as_mut().ok_or(PublishError::Refused(Refusal::Unclaimed))?;
+        let trust = self
+            .trust
+            .as_mut()
+            .ok_or(PublishError::Refused(Refusal::Unclaimed))?;
         let Accepted::News(key) = accept::accept(trust, document, now.clock)? else {
             return Ok(());
         };
@@ -393,12 +420,7 @@ impl Core {
         Ok(())
     }
 
-    fn enroll(
-        &mut self,
-        id: SessionId,
-        certificate: &Bytes,
-        now: Now,
-    ) -> Result<Bytes, Refusal> {
+    fn enroll(&mut self, id: SessionId, certificate: &Bytes, now: Now) -> Result<Bytes, Refusal> {
         let session = self.sessions.get_mut(&id).ok_or(Refusal::Forbidden)?;
         if session.who != Who::Joiner || !session.budget.take(now.instant) {
             return Err(Refusal::Forbidden);
@@ -427,14 +449,18 @@ impl Core {
         let (Some(trust), Some(me)) = (self.trust.as_ref(), self.me) else {
             return Err(Refusal::Unclaimed);
         };
-        self.enrolment.check(trust, me, certificate, clock).map(|asked| asked.identity)
+        self.enrolment
+            .check(trust, me, certificate, clock)
+            .map(|asked| asked.identity)
     }
 
     /// Judges every node in the map and every session again: who was revoked, expired or cut off
     /// by root loses its link now.
     fn review(&mut self, now: Now) {
         self.reviewed_at = Some(now.instant);
-        let Some(trust) = self.trust.as_mut() else { return };
+        let Some(trust) = self.trust.as_mut() else {
+            return;
+        };
         let _ = trust.forget_expired(now.clock);
         let gone: Vec<NodeId> = self
             .log
@@ -486,7 +512,11 @@ impl Core {
     }
 
     fn restriction(&self, node: NodeId, clock: UnixTime) -> Option<Refusal> {
-        match self.trust.as_ref().map(|trust| trust.standing(&node, clock)) {
+        match self
+            .trust
+            .as_ref()
+            .map(|trust| trust.standing(&node, clock))
+        {
             Some(Standing::Good) => None,
             Some(Standing::Expired) => Some(Refusal::Expired),
             _ => Some(Refusal::Revoked),
@@ -496,7 +526,9 @@ impl Core {
     /// Whether this certificate makes this very beacon a member: with it, the beacon is claimed,
     /// and its floors bind the beacon too.
     fn recognise(&mut self, node: NodeId, clock: UnixTime) {
-        let Some(trust) = self.trust.as_mut() else { return };
+        let Some(trust) = self.trust.as_mut() else {
+            return;
+        };
         let own = trust
             .member(&node)
             .is_some_and(|member| member.role == Role::Beacon && member.identity == self.key);
@@ -527,7 +559,9 @@ impl Core {
 }
 
 fn is_beacon(trust: Option<&Trust>, node: &NodeId) -> bool {
-    trust.and_then(|trust| trust.member(node)).is_some_and(|member| member.role == Role::Beacon)
+    trust
+        .and_then(|trust| trust.member(node))
+        .is_some_and(|member| member.role == Role::Beacon)
 }
 
 /// How often dates are compared with the clock: a membership lives for months.

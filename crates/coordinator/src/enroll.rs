@@ -22,7 +22,10 @@ pub struct Enrolment {
 impl Enrolment {
     /// As it was stored; `key` signs receipts.
     pub fn restore(key: Arc<IdentityKey>, spent: &[Spent]) -> Self {
-        let spent = spent.iter().map(|spent| (spent.node, spent.clone())).collect();
+        let spent = spent
+            .iter()
+            .map(|spent| (spent.node, spent.clone()))
+            .collect();
         Self { key, spent }
     }
 
@@ -34,10 +37,12 @@ impl Enrolment {
         certificate: &[u8],
         now: UnixTime,
     ) -> Result<Joining, Refusal> {
-        let joining = trust.verify_enrolment(certificate, &beacon, now).map_err(|error| {
-            tracing::debug!(%error, "refused an enrolment");
-            accept::refusal(&error)
-        })?;
+        let joining = trust
+            .verify_enrolment(certificate, &beacon, now)
+            .map_err(|error| {
+                tracing::debug!(%error, "refused an enrolment");
+                accept::refusal(&error)
+            })?;
         match self.spent.get(&joining.node) {
             Some(spent) if spent.identity != joining.identity => Err(Refusal::TokenSpent),
             _ => Ok(joining),
@@ -59,7 +64,11 @@ impl Enrolment {
         }
         let Joining { node, identity, .. } = joining;
         let receipt = identity::make_receipt(&node, &identity, &trust.mesh(), &self.key, now);
-        let spent = Spent { node, identity, receipt: receipt.into() };
+        let spent = Spent {
+            node,
+            identity,
+            receipt: receipt.into(),
+        };
         self.spent.insert(node, spent.clone());
         Ok((spent.receipt.clone(), Some(Write::Spent(spent))))
     }

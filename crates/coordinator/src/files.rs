@@ -25,12 +25,22 @@ pub struct BeaconDir {
 impl BeaconDir {
     /// Opens the directory, making it where it is missing.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        let failed = |source| FileError::Io { path: path.into(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        let failed = |source| FileError::Io {
+            path: path.into(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(failed)?;
         let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
         match mode & 0o077 {
             0 => Ok(Self { path: path.into() }),
-            _ => Err(FileError::Permissions { path: path.into(), wanted: "700" }),
+            _ => Err(FileError::Permissions {
+                path: path.into(),
+                wanted: "700",
+            }),
         }
     }
 
@@ -61,12 +71,18 @@ impl BeaconDir {
 
     fn secret(&self, name: &str, fresh: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, FileError> {
         let path = self.path.join(name);
-        let failed = |source| FileError::Io { path: path.clone(), source };
+        let failed = |source| FileError::Io {
+            path: path.clone(),
+            source,
+        };
         match File::open(&path) {
             Ok(mut file) => {
                 let facts = file.metadata().map_err(failed)?;
                 if facts.permissions().mode() & 0o077 != 0 {
-                    return Err(FileError::Permissions { path, wanted: "600" });
+                    return Err(FileError::Permissions {
+                        path,
+                        wanted: "600",
+                    });
                 }
                 let mut secret = Zeroizing::new([0; 32]);
                 file.read_exact(&mut secret[..]).map_err(failed)?;
@@ -82,7 +98,9 @@ impl BeaconDir {
                     .mode(0o600)
                     .open(&new)
                     .map_err(failed)?;
-                file.write_all(fresh).and_then(|()| file.sync_all()).map_err(failed)?;
+                file.write_all(fresh)
+                    .and_then(|()| file.sync_all())
+                    .map_err(failed)?;
                 fs::rename(&new, &path).map_err(failed)?;
                 self.sync()?;
                 Ok(Zeroizing::new(*fresh))
@@ -93,7 +111,10 @@ impl BeaconDir {
 
     fn sync(&self) -> Result<(), FileError> {
         let synced = File::open(&self.path).and_then(|directory| directory.sync_all());
-        synced.map_err(|source| FileError::Io { path: self.path.clone(), source })
+        synced.map_err(|source| FileError::Io {
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 
@@ -131,7 +152,10 @@ mod tests {
 
         assert_eq!(*files.claim(&[1; 32]).expect("made"), [1; 32]);
         assert_eq!(*files.claim(&[2; 32]).expect("read"), [1; 32]);
-        let mode = fs::metadata(path.join(CLAIM)).expect("there").permissions().mode();
+        let mode = fs::metadata(path.join(CLAIM))
+            .expect("there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
 
         files.remove_claim().expect("removed");
@@ -139,6 +163,9 @@ mod tests {
         assert_eq!(*files.claim(&[3; 32]).expect("made"), [3; 32]);
 
         fs::set_permissions(path.join(CLAIM), fs::Permissions::from_mode(0o644)).expect("set");
-        assert!(matches!(files.claim(&[4; 32]), Err(FileError::Permissions { .. })));
+        assert!(matches!(
+            files.claim(&[4; 32]),
+            Err(FileError::Permissions { .. })
+        ));
     }
 }

@@ -31,16 +31,20 @@ impl Gatekeeper for Coordinator {
         let mut core = self.core();
         // The key that the papers name must be the one that the transport showed and that signed.
         let proven = |key: IdentityPublic| match key == transcript.client {
-            true => {
-                verify(&key, &transcript.client_bytes(), proof).map_err(|_| Refusal::Unproven)
-            }
+            true => verify(&key, &transcript.client_bytes(), proof).map_err(|_| Refusal::Unproven),
             false => Err(Refusal::Unproven),
         };
         let (who, restricted) = match caller {
-            Caller::Member { certificate, record } => {
+            Caller::Member {
+                certificate,
+                record,
+            } => {
                 let (node, key) = core.handle_shown(certificate, now)?;
                 proven(key)?;
-                (Who::Member(node), core.handle_papers(certificate, record, now)?)
+                (
+                    Who::Member(node),
+                    core.handle_papers(certificate, record, now)?,
+                )
             }
             Caller::Operator { key } => {
                 if !core.is_claimed() {

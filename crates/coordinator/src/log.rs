@@ -34,7 +34,10 @@ pub enum Change {
 impl ChangeLog {
     /// The log as it was stored.
     pub fn restore(loaded: &Loaded) -> Self {
-        let mut log = Self { epoch: loaded.epoch, ..Self::default() };
+        let mut log = Self {
+            epoch: loaded.epoch,
+            ..Self::default()
+        };
         for &(sequence, node) in &loaded.removed {
             log.removed.insert(node, sequence);
             log.changes.insert(sequence, Change::Removed(node));
@@ -51,7 +54,12 @@ impl ChangeLog {
     pub fn put(&mut self, key: Key, bytes: Bytes, now: UnixTime) -> Write {
         self.last += 1;
         self.stand(self.last, key, bytes.clone());
-        Write::Put(Row { sequence: self.last, accepted_at: now, key, bytes })
+        Write::Put(Row {
+            sequence: self.last,
+            accepted_at: now,
+            key,
+            bytes,
+        })
     }
 
     /// Takes a node out of the map; `None` where it was not in.
@@ -68,7 +76,10 @@ impl ChangeLog {
         self.last += 1;
         self.removed.insert(node, self.last);
         self.changes.insert(self.last, Change::Removed(node));
-        Some(Write::Remove { sequence: self.last, node })
+        Some(Write::Remove {
+            sequence: self.last,
+            node,
+        })
     }
 
     /// Empties the log; its numbers go on.
@@ -91,7 +102,10 @@ impl ChangeLog {
 
     /// Where a reader stands that has read everything stored.
     pub fn cursor(&self) -> Cursor {
-        Cursor { epoch: self.epoch, sequence: self.stored }
+        Cursor {
+            epoch: self.epoch,
+            sequence: self.stored,
+        }
     }
 
     /// Where a reader resumes, or `None` where its cursor is of another database or of a future
@@ -168,7 +182,11 @@ mod tests {
         log.handle_stored(log.last());
         log.put(Key::Record(node), Bytes::from_static(b"b"), NOW);
 
-        assert_eq!(told(&log, 0), ["Policy"], "the record moved on and is not stored yet");
+        assert_eq!(
+            told(&log, 0),
+            ["Policy"],
+            "the record moved on and is not stored yet"
+        );
         log.handle_stored(log.last());
         assert_eq!(told(&log, 0), ["Policy", "01010101 b\"b\""]);
         assert_eq!(told(&log, 2), ["01010101 b\"b\""]);
@@ -186,11 +204,33 @@ mod tests {
         assert_eq!(told(&log, 0), ["01010101 removed"]);
         assert_eq!(log.remove(node), None);
 
-        let loaded = Loaded { epoch: 9, removed: vec![(2, node)], ..Loaded::default() };
+        let loaded = Loaded {
+            epoch: 9,
+            removed: vec![(2, node)],
+            ..Loaded::default()
+        };
         let again = ChangeLog::restore(&loaded);
         assert_eq!(told(&again, 1), ["01010101 removed"]);
-        assert_eq!(again.resume(Some(Cursor { epoch: 9, sequence: 1 })), Some(1));
-        assert_eq!(again.resume(Some(Cursor { epoch: 9, sequence: 3 })), None);
-        assert_eq!(again.resume(Some(Cursor { epoch: 8, sequence: 1 })), None);
+        assert_eq!(
+            again.resume(Some(Cursor {
+                epoch: 9,
+                sequence: 1
+            })),
+            Some(1)
+        );
+        assert_eq!(
+            again.resume(Some(Cursor {
+                epoch: 9,
+                sequence: 3
+            })),
+            None
+        );
+        assert_eq!(
+            again.resume(Some(Cursor {
+                epoch: 8,
+                sequence: 1
+            })),
+            None
+        );
     }
 }

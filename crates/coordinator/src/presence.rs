@@ -66,7 +66,11 @@ impl Presence {
 
     /// When [`Presence::handle_timeout`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        self.nodes.values().filter_map(|entry| entry.gone_at).min().map(|gone| gone + DAMPING)
+        self.nodes
+            .values()
+            .filter_map(|entry| entry.gone_at)
+            .min()
+            .map(|gone| gone + DAMPING)
     }
 
     /// Forgets a node that is in the map no more.
@@ -82,7 +86,14 @@ impl Presence {
     /// What to tell of a node: whether it is here, and when it was last seen.
     pub fn of(&self, node: NodeId, clock: UnixTime) -> Option<(bool, UnixTime)> {
         let entry = self.nodes.get(&node)?;
-        Some((entry.told, if entry.links > 0 { clock } else { entry.last_seen }))
+        Some((
+            entry.told,
+            if entry.links > 0 {
+                clock
+            } else {
+                entry.last_seen
+            },
+        ))
     }
 
     /// Every node that is known to have been here.
@@ -131,6 +142,9 @@ mod tests {
         presence.handle_timeout(start + DAMPING);
 
         assert_eq!(presence.take_changed().len(), 1);
-        assert_eq!(presence.of(node, UnixTime(200)), Some((false, UnixTime(105))));
+        assert_eq!(
+            presence.of(node, UnixTime(200)),
+            Some((false, UnixTime(105)))
+        );
     }
 }

@@ -61,7 +61,10 @@ impl Coordinator {
             }
             false => {
                 let secret = files.claim(&*random()?)?;
-                Some(Claim { identity: key.public(), secret })
+                Some(Claim {
+                    identity: key.public(),
+                    secret,
+                })
             }
         };
         Ok(Self {
@@ -158,7 +161,10 @@ impl Coordinator {
         while let Some(Output::Cut(node)) = core.poll_output() {
             cuts.push(node);
         }
-        if !*writing && retry_at.is_none() && let Some(commit) = core.take_commit() {
+        if !*writing
+            && retry_at.is_none()
+            && let Some(commit) = core.take_commit()
+        {
             *writing = commits.send(commit).is_ok();
         }
         let deadline = core.deadline().map(tokio::time::Instant::from_std);
@@ -187,7 +193,10 @@ impl Coordinator {
                 None
             }
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "nothing is stored");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "nothing is stored"
+                );
                 core.handle_store_failed(commit);
                 Some(tokio::time::Instant::now() + RETRY)
             }
@@ -200,7 +209,9 @@ impl Coordinator {
     async fn serve(self: Arc<Self>, mut session: MapSession) {
         let mut news = self.news.subscribe();
         let now = self.now();
-        let id = self.core().handle_opened(session.who, session.restricted, now);
+        let id = self
+            .core()
+            .handle_opened(session.who, session.restricted, now);
         self.tell();
         let mut next: Option<(MapUpdate, tokio::time::Instant)> = None;
         loop {
@@ -249,7 +260,8 @@ impl Coordinator {
     }
 
     fn tell(&self) {
-        self.news.send_modify(|count| *count = count.wrapping_add(1));
+        self.news
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
@@ -258,12 +270,19 @@ impl Coordinator {
 
     pub(crate) fn claim_verifies(&self, transcript: &Transcript, mac: &[u8; 32]) -> bool {
         let claim = lock(&self.claim);
-        claim.as_ref().is_some_and(|claim| verify_claim_mac(&claim.secret, transcript, mac))
+        claim
+            .as_ref()
+            .is_some_and(|claim| verify_claim_mac(&claim.secret, transcript, mac))
     }
 
     pub(crate) fn now(&self) -> Now {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { instant: Instant::now(), clock: UnixTime(since.as_secs()) }
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Now {
+            instant: Instant::now(),
+            clock: UnixTime(since.as_secs()),
+        }
     }
 }
 

@@ -73,9 +73,19 @@ pub struct Map<'a> {
 impl Session {
     /// A client that was just admitted.
     pub fn new(who: Who, restricted: Option<Refusal>, now: Instant) -> Self {
-        let budget = Budget { left: Budget::BURST, filled_at: now };
+        let budget = Budget {
+            left: Budget::BURST,
+            filled_at: now,
+        };
         let answers = VecDeque::new();
-        Self { who, restricted, claimed_here: false, budget, watch: None, answers }
+        Self {
+            who,
+            restricted,
+            claimed_here: false,
+            budget,
+            watch: None,
+            answers,
+        }
     }
 
     /// Whether it follows the map.
@@ -93,10 +103,18 @@ impl Session {
         online: BTreeSet<NodeId>,
     ) {
         self.watch = Some(Watch {
-            beacons: if place.is_none() { beacons } else { BTreeSet::new() },
+            beacons: if place.is_none() {
+                beacons
+            } else {
+                BTreeSet::new()
+            },
             place: place.unwrap_or(0),
             heads: held,
-            presence: if self.restricted.is_none() { online } else { BTreeSet::new() },
+            presence: if self.restricted.is_none() {
+                online
+            } else {
+                BTreeSet::new()
+            },
             caught_up: None,
             complete: place.is_none(),
         });
@@ -128,14 +146,21 @@ impl Session {
             };
             if *waits_for != 0 && *waits_for <= ticket {
                 *waits_for = 0;
-                *update = MapUpdate::Answer { request, result: Err(PublishError::Store) };
+                *update = MapUpdate::Answer {
+                    request,
+                    result: Err(PublishError::Store),
+                };
             }
         }
     }
 
     /// What to send next.
     pub fn poll_update(&mut self, stored_ticket: u64, map: &Map<'_>) -> Option<MapUpdate> {
-        if self.answers.front().is_some_and(|(ticket, _)| *ticket <= stored_ticket) {
+        if self
+            .answers
+            .front()
+            .is_some_and(|(ticket, _)| *ticket <= stored_ticket)
+        {
             return self.answers.pop_front().map(|(_, update)| update);
         }
         let restricted = self.restricted.is_some();
@@ -182,7 +207,11 @@ impl Session {
         }
         while let Some(node) = watch.presence.pop_first() {
             if let Some((online, last_seen)) = map.presence.of(node, map.clock) {
-                return Some(MapUpdate::Presence { node, online, last_seen: last_seen.0 });
+                return Some(MapUpdate::Presence {
+                    node,
+                    online,
+                    last_seen: last_seen.0,
+                });
             }
         }
         let cursor = map.log.cursor();
@@ -192,7 +221,11 @@ impl Session {
         watch.place = cursor.sequence;
         watch.caught_up = Some(cursor);
         let complete = std::mem::take(&mut watch.complete);
-        Some(MapUpdate::CaughtUp { cursor, complete, heads: map.heads })
+        Some(MapUpdate::CaughtUp {
+            cursor,
+            complete,
+            heads: map.heads,
+        })
     }
 }
 

@@ -131,8 +131,13 @@ impl Sqlite {
 
 impl Store for Sqlite {
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        let epoch = self.connection.query_row("SELECT epoch FROM epoch", [], |row| row.get(0));
-        let mut loaded = Loaded { epoch: i64::cast_unsigned(epoch?), ..Loaded::default() };
+        let epoch = self
+            .connection
+            .query_row("SELECT epoch FROM epoch", [], |row| row.get(0));
+        let mut loaded = Loaded {
+            epoch: i64::cast_unsigned(epoch?),
+            ..Loaded::default()
+        };
         let mut query = self.connection.prepare(
             "SELECT sequence, accepted_at, kind, node, bytes FROM documents ORDER BY sequence",
         )?;
@@ -146,13 +151,18 @@ impl Store for Sqlite {
                 bytes: row.get::<_, Vec<u8>>(4)?.into(),
             });
         }
-        let mut query =
-            self.connection.prepare("SELECT sequence, node FROM removed ORDER BY sequence")?;
+        let mut query = self
+            .connection
+            .prepare("SELECT sequence, node FROM removed ORDER BY sequence")?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
-            loaded.removed.push((i64::cast_unsigned(row.get(0)?), NodeId(row.get(1)?)));
+            loaded
+                .removed
+                .push((i64::cast_unsigned(row.get(0)?), NodeId(row.get(1)?)));
         }
-        let mut query = self.connection.prepare("SELECT node, identity, receipt FROM spent")?;
+        let mut query = self
+            .connection
+            .prepare("SELECT node, identity, receipt FROM spent")?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
             loaded.spent.push(Spent {
@@ -271,7 +281,9 @@ pub enum StoreError {
     #[error("the database failed")]
     Sqlite(#[from] rusqlite::Error),
     /// Written by a newer crabmesh.
-    #[error("the database has version {found}, this program knows {VERSION}; hint: run the newer program")]
+    #[error(
+        "the database has version {found}, this program knows {VERSION}; hint: run the newer program"
+    )]
     Version {
         /// What it says.
         found: i64,
@@ -287,7 +299,12 @@ mod tests {
 
     fn put(sequence: u64, key: Key, bytes: &'static [u8]) -> Write {
         let bytes = Bytes::from_static(bytes);
-        Write::Put(Row { sequence, accepted_at: UnixTime(7), key, bytes })
+        Write::Put(Row {
+            sequence,
+            accepted_at: UnixTime(7),
+            key,
+            bytes,
+        })
     }
 
     #[test]
@@ -312,17 +329,34 @@ mod tests {
             .commit(&[
                 put(4, Key::TrustLog, b"two"),
                 put(5, Key::Certificate(a), b"new"),
-                Write::Remove { sequence: 6, node: b },
+                Write::Remove {
+                    sequence: 6,
+                    node: b,
+                },
                 Write::Spent(spent.clone()),
             ])
             .expect("stored");
         drop(store);
 
-        let loaded = Sqlite::open(&path, 5).expect("opened").load().expect("read");
+        let loaded = Sqlite::open(&path, 5)
+            .expect("opened")
+            .load()
+            .expect("read");
 
         assert_eq!(loaded.epoch, u64::MAX, "the epoch is that of the database");
-        let rows: Vec<_> = loaded.rows.iter().map(|row| (row.sequence, row.key)).collect();
-        assert_eq!(rows, [(1, Key::TrustLog), (4, Key::TrustLog), (5, Key::Certificate(a))]);
+        let rows: Vec<_> = loaded
+            .rows
+            .iter()
+            .map(|row| (row.sequence, row.key))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                (1, Key::TrustLog),
+                (4, Key::TrustLog),
+                (5, Key::Certificate(a))
+            ]
+        );
         assert_eq!(loaded.removed, [(6, b)]);
         assert_eq!(loaded.spent, [spent]);
     }
@@ -330,7 +364,9 @@ mod tests {
     #[test]
     fn a_commit_that_fails_leaves_nothing_behind() {
         let mut store = Sqlite::in_memory(1).expect("made");
-        store.commit(&[put(1, Key::TrustLog, b"one")]).expect("stored");
+        store
+            .commit(&[put(1, Key::TrustLog, b"one")])
+            .expect("stored");
 
         let again = store.commit(&[put(2, Key::Policy, b"p"), put(1, Key::Revocations, b"r")]);
 

@@ -8,6 +8,7 @@
 //!                          └─ QUIC of dialled beacons ─► outer ◄──► quinn (beacons)
 //! ```
 
+pub mod allocations;
 pub mod beacon;
 pub mod demux;
 pub mod endpoint;

@@ -1,12 +1,14 @@
 //! From `HOST:PORT` to addresses: IP literals, the hosts file, then DNS as this system is set up.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
 use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use identity::HostPort;
+use tracing::debug;
 
 /// The addresses of a beacon, at most [`MAX_ADDRESSES`], IPv6 and IPv4 in turn.
 ///
@@ -16,12 +18,25 @@ pub async fn resolve(beacon: &HostPort) -> Result<Vec<SocketAddr>, ResolveError>
     if let Ok(ip) = beacon.host().parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, beacon.port())]);
     }
+    if beacon.host() == "localhost" {
+        // Loopback by definition (RFC 6761 §6.3), also where no hosts file says so.
+        let loopback = [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ];
+        return Ok(loopback
+            .map(|ip| SocketAddr::new(ip, beacon.port()))
+            .to_vec());
+    }
     let host = || beacon.host().to_owned();
-    let mut builder =
-        TokioResolver::builder_tokio().map_err(|source| ResolveError::Configuration {
-            host: host(),
-            source: Box::new(source),
-        })?;
+    let mut builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+        // A minimal container without resolv.conf may still have a hosts file.
+        debug!(%error, "no usable resolver configuration: hosts file only");
+        TokioResolver::builder_with_config(
+            ResolverConfig::from_name_servers(Vec::new()),
+            TokioRuntimeProvider::default(),
+        )
+    });
     let options = builder.options_mut();
     options.ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
     options.timeout = ATTEMPT;
@@ -69,7 +84,7 @@ fn in_turn(found: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// `/etc/resolv.conf` is missing or malformed.
+    /// The resolver could not be set up.
     #[error("cannot look up {host}: the system's resolver configuration is unusable")]
     Configuration {
         /// What was looked up.
@@ -108,6 +123,20 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn literals_and_localhost_need_no_name_server() {
+        for (text, first) in [
+            ("192.0.2.1:443", "192.0.2.1:443"),
+            ("[2001:db8::1]:443", "[2001:db8::1]:443"),
+            ("localhost:4747", "127.0.0.1:4747"),
+        ] {
+            let found = resolve(&text.parse().expect("an address"))
+                .await
+                .expect("known");
+            assert_eq!(found[0], first.parse().expect("an address"));
+        }
+    }
 
     #[test]
     fn families_take_turns_and_are_bounded() {

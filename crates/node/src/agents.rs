@@ -78,7 +78,9 @@ impl Agents {
         let file: AgentsFile = state.read_json(files::AGENTS)?.unwrap_or_default();
         let mut agents = BTreeMap::new();
         for row in file.agents {
-            let agent = row.read().ok_or_else(|| AgentsError::Corrupt(state.file(files::AGENTS)))?;
+            let agent = row
+                .read()
+                .ok_or_else(|| AgentsError::Corrupt(state.file(files::AGENTS)))?;
             agents.insert(agent.local.name.clone(), Arc::new(agent));
         }
         let inner = Inner {
@@ -87,7 +89,9 @@ impl Agents {
             agents: RwLock::new(agents),
             changing: Mutex::new(()),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Every agent, by name.
@@ -139,9 +143,12 @@ impl Agents {
     pub fn rotate(&self, name: &AgentName) -> Result<(Arc<Agent>, AgentToken), AgentsError> {
         let (token, token_sha256) = AgentToken::make()?;
         let agent = self.change(|agents| {
-            let old = agents.get(name).ok_or_else(|| AgentsError::Unknown(name.clone()))?;
+            let old = agents
+                .get(name)
+                .ok_or_else(|| AgentsError::Unknown(name.clone()))?;
             let new = Agent::new(old.local.clone(), old.created_at_ms, token_sha256);
-            new.seen.store(old.seen.load(Ordering::Relaxed), Ordering::Relaxed);
+            new.seen
+                .store(old.seen.load(Ordering::Relaxed), Ordering::Relaxed);
             let new = Arc::new(new);
             agents.insert(name.clone(), new.clone());
             Ok(new)
@@ -151,7 +158,11 @@ impl Agents {
 
     /// Removes an agent. The caller tells the message plane, which gives up what waits.
     pub fn remove(&self, name: &AgentName) -> Result<Arc<Agent>, AgentsError> {
-        self.change(|agents| agents.remove(name).ok_or_else(|| AgentsError::Unknown(name.clone())))
+        self.change(|agents| {
+            agents
+                .remove(name)
+                .ok_or_else(|| AgentsError::Unknown(name.clone()))
+        })
     }
 
     /// Notes that the agent called now.
@@ -174,13 +185,22 @@ impl Agents {
         let mut agents = self.read().clone();
         let value = change(&mut agents)?;
         let rows = agents.values().map(|agent| AgentRow::of(agent)).collect();
-        self.inner.state.write_json(files::AGENTS, &AgentsFile { agents: rows })?;
-        *self.inner.agents.write().unwrap_or_else(PoisonError::into_inner) = agents;
+        self.inner
+            .state
+            .write_json(files::AGENTS, &AgentsFile { agents: rows })?;
+        *self
+            .inner
+            .agents
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = agents;
         Ok(value)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<AgentName, Arc<Agent>>> {
-        self.inner.agents.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .agents
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now_ms(&self) -> u64 {
@@ -196,7 +216,10 @@ impl Agent {
             token_sha256,
             seen: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
-            bucket: Mutex::new(Bucket { tokens: 0.0, filled: None }),
+            bucket: Mutex::new(Bucket {
+                tokens: 0.0,
+                filled: None,
+            }),
         }
     }
 
@@ -208,9 +231,14 @@ impl Agent {
 
 impl Bucket {
     fn take(&mut self, per_second: f64, burst: f64, now: Instant) -> bool {
-        let since = self.filled.map(|filled| now.saturating_duration_since(filled));
+        let since = self
+            .filled
+            .map(|filled| now.saturating_duration_since(filled));
         self.tokens = match since {
-            Some(since) => since.as_secs_f64().mul_add(per_second, self.tokens).min(burst),
+            Some(since) => since
+                .as_secs_f64()
+                .mul_add(per_second, self.tokens)
+                .min(burst),
             None => burst,
         };
         self.filled = Some(now);
@@ -246,9 +274,24 @@ impl AgentRow {
     }
 
     fn read(self) -> Option<Agent> {
-        let instance = HEXLOWER.decode(self.instance.as_bytes()).ok()?.try_into().ok()?;
-        let hash = HEXLOWER.decode(self.token_sha256.as_bytes()).ok()?.try_into().ok()?;
-        Some(Agent::new(LocalAgent { name: self.name, instance }, self.created_at_ms, hash))
+        let instance = HEXLOWER
+            .decode(self.instance.as_bytes())
+            .ok()?
+            .try_into()
+            .ok()?;
+        let hash = HEXLOWER
+            .decode(self.token_sha256.as_bytes())
+            .ok()?
+            .try_into()
+            .ok()?;
+        Some(Agent::new(
+            LocalAgent {
+                name: self.name,
+                instance,
+            },
+            self.created_at_ms,
+            hash,
+        ))
     }
 }
 
@@ -305,7 +348,10 @@ pub(crate) fn secret(prefix: &str) -> Result<Zeroizing<String>, getrandom::Error
 }
 
 pub(crate) fn sha256(text: &str) -> [u8; 32] {
-    digest(&SHA256, text.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes")
+    digest(&SHA256, text.as_bytes())
+        .as_ref()
+        .try_into()
+        .expect("SHA-256 has 32 bytes")
 }
 
 /// A panic elsewhere leaves nothing half done behind these locks.
@@ -314,7 +360,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -337,14 +385,21 @@ mod tests {
         let (ana, token) = agents.add(name("ana")).expect("added");
         let (_, other) = agents.add(name("bob")).expect("added");
 
-        assert_eq!(agents.authenticate(token.reveal()).map(|a| a.local.clone()), Some(ana.local.clone()));
+        assert_eq!(
+            agents.authenticate(token.reveal()).map(|a| a.local.clone()),
+            Some(ana.local.clone())
+        );
         assert!(token.reveal().starts_with("cma_") && token.reveal().len() >= 4 + 43);
 
         let (same, fresh) = agents.rotate(&name("ana")).expect("rotated");
         assert_eq!(same.local.instance, ana.local.instance);
         assert!(agents.authenticate(token.reveal()).is_none());
         assert!(agents.authenticate(fresh.reveal()).is_some());
-        assert!(agents.authenticate(other.reveal()).is_some_and(|a| a.local.name == name("bob")));
+        assert!(
+            agents
+                .authenticate(other.reveal())
+                .is_some_and(|a| a.local.name == name("bob"))
+        );
         assert!(agents.authenticate("").is_none() && agents.authenticate("cma_").is_none());
     }
 
@@ -359,7 +414,11 @@ mod tests {
         let found = again.authenticate(token.reveal()).expect("known");
         assert_eq!(found.local, ana.local);
         let file = state.read(files::AGENTS).expect("readable").expect("there");
-        assert!(!String::from_utf8(file).expect("JSON").contains(token.reveal()));
+        assert!(
+            !String::from_utf8(file)
+                .expect("JSON")
+                .contains(token.reveal())
+        );
         assert!(!format!("{token:?}").contains(token.reveal()));
     }
 
@@ -369,22 +428,33 @@ mod tests {
         let agents = Agents::open(state).expect("opened");
         let (first, token) = agents.add(name("ana")).expect("added");
 
-        assert!(matches!(agents.add(name("ana")), Err(AgentsError::Exists(_))));
+        assert!(matches!(
+            agents.add(name("ana")),
+            Err(AgentsError::Exists(_))
+        ));
         agents.remove(&name("ana")).expect("removed");
         let (second, _) = agents.add(name("ana")).expect("added again");
 
         assert_ne!(first.local.instance, second.local.instance);
         assert!(agents.authenticate(token.reveal()).is_none());
-        assert!(matches!(agents.remove(&name("bob")), Err(AgentsError::Unknown(_))));
+        assert!(matches!(
+            agents.remove(&name("bob")),
+            Err(AgentsError::Unknown(_))
+        ));
     }
 
     #[test]
     fn an_allowance_refills_with_time() {
         let start = Instant::now();
-        let mut bucket = Bucket { tokens: 0.0, filled: None };
+        let mut bucket = Bucket {
+            tokens: 0.0,
+            filled: None,
+        };
 
         let at_once = (0..5).filter(|_| bucket.take(1.0, 3.0, start)).count();
-        let later = (0..5).filter(|_| bucket.take(1.0, 3.0, start + Duration::from_secs(2))).count();
+        let later = (0..5)
+            .filter(|_| bucket.take(1.0, 3.0, start + Duration::from_secs(2)))
+            .count();
 
         assert_eq!((at_once, later), (3, 2));
     }

@@ -29,6 +29,7 @@ use std::sync::atomic::AtomicU64;
 use ::api::{AgentEntry, Endpoints, Failure, Isolation, Ping, Policy, Status};
 use identity::{AgentAddress, AgentName, NodeName};
 use serde::Deserialize;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::agents::Agents;
@@ -50,7 +51,11 @@ pub trait NodeView: Send + Sync + 'static {
     fn directory(&self, asker: Option<&AgentName>) -> Later<'_, Vec<AgentEntry>>;
     /// One probe. The error says `denied`, `unknown_gateway` or `unknown_agent`; a lost probe is
     /// no error. The caller bounds the time.
-    fn ping(&self, target: PingTarget, asker: Option<AgentName>) -> Later<'_, Result<Ping, Failure>>;
+    fn ping(
+        &self,
+        target: PingTarget,
+        asker: Option<AgentName>,
+    ) -> Later<'_, Result<Ping, Failure>>;
     /// The way of the moment to a gateway, for a probe that was lost.
     fn path(&self, gateway: &NodeName) -> Later<'_, ::api::Path>;
     /// Further metrics in Prometheus' text format, each line ended.
@@ -119,6 +124,8 @@ struct Shared {
     own_uid: u32,
     counters: Counters,
     seen: observe::Seen,
+    /// Its other end is dropped when the API stops.
+    stopping: watch::Receiver<()>,
 }
 
 /// What the API counts.

@@ -264,7 +264,11 @@ impl Control {
             }
             LinkEvent::Down { .. } => self.state.handle_link_down(beacon, now),
             LinkEvent::Map(update) => self.state.handle_map(beacon, update, now),
-            LinkEvent::Introduced { certificate, record, .. } => {
+            LinkEvent::Introduced {
+                certificate,
+                record,
+                ..
+            } => {
                 self.state.handle_introduced(certificate, record, now);
             }
             _ => {}
@@ -315,7 +319,9 @@ impl Control {
     fn keep_certificate(&self, papers: &Papers) {
         let held = self.state_dir.read(files::CERTIFICATE).ok().flatten();
         if held.as_deref() != Some(&papers.certificate[..])
-            && let Err(error) = self.state_dir.write(files::CERTIFICATE, &papers.certificate)
+            && let Err(error) = self
+                .state_dir
+                .write(files::CERTIFICATE, &papers.certificate)
         {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "the renewed certificate is not in its file");
@@ -328,11 +334,18 @@ fn tell(event: &Event) {
     match event {
         Event::Ready(_) | Event::Unready(_) => {}
         Event::Policy(order) => {
-            tracing::info!(epoch = order.epoch, version = order.version, "a policy is in force");
+            tracing::info!(
+                epoch = order.epoch,
+                version = order.version,
+                "a policy is in force"
+            );
         }
         Event::Revoked(node) => tracing::info!(%node, "a member was revoked"),
         Event::ExpiresIn(days) => {
-            tracing::warn!(days, "this gateway's membership ends soon; hint: crabmesh renew");
+            tracing::warn!(
+                days,
+                "this gateway's membership ends soon; hint: crabmesh renew"
+            );
         }
         Event::ClockBehind => {
             tracing::warn!("this host's clock is behind what the mesh signed; hint: set it");
@@ -353,11 +366,16 @@ fn tell(event: &Event) {
 }
 
 fn now() -> Now {
-    Now { instant: Instant::now(), clock: wall_clock() }
+    Now {
+        instant: Instant::now(),
+        clock: wall_clock(),
+    }
 }
 
 fn wall_clock() -> UnixTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     UnixTime(since.as_secs())
 }
 

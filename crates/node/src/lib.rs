@@ -12,6 +12,7 @@ pub mod files;
 mod links;
 pub mod messages;
 pub mod plane;
+pub mod road;
 mod run;
 mod sessions;
 pub mod spool;

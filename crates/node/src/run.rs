@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use identity::{IdentityKey, IdentityPublic, NodeId, Trust, WireGuardKey};
-use net::outer::OuterSocket;
 use net::tls::KeyVerifier;
 use net::udp::MeshSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
-use tunnel::{Link, Tunnel, TunnelConfig};
+use tunnel::Link;
 use wire::peer::ROUTER_PORT;
 use zeroize::Zeroizing;
 
@@ -26,7 +25,8 @@ use crate::exchange::{Exchange, ExchangeCommand, ExchangePorts};
 use crate::files::{self, Addresses, NodeFile};
 use crate::links::{Links, LinksPorts};
 use crate::messages::{self, MessagesConfig, PeerOutput};
-use crate::plane::{Plane, PlaneCommand, PlaneEvent, PlanePorts};
+use crate::plane::{PlaneCommand, PlaneEvent};
+use crate::road::{Road, RoadConfig};
 use crate::sessions::{SessionCommand, Sessions};
 use crate::spool::Spool;
 use crate::state::{StateDir, StateError};
@@ -71,24 +71,20 @@ pub async fn run(
     let ControlHandles { inputs, world, peers, beacons, papers, status, to_peers, to_beacons, events } = handles;
     let overlay = joined.overlay;
 
-    let (commands, plane_commands) = mpsc::channel(QUEUE);
-    let (relayed, from_relays) = mpsc::channel(QUEUE);
-    let (plane_events, news) = mpsc::channel(QUEUE);
-    let outer = OuterSocket::new(Arc::clone(&socket));
-    let (overlay_socket, overlay_port) = net::overlay::overlay(overlay);
-    let tunnel = Tunnel::new(
-        TunnelConfig { node, key: joined.wireguard, overlay, allow_loopback: config.allow_loopback },
-        seed()?,
-        Instant::now(),
-    );
-    let ports = PlanePorts { commands: plane_commands, relayed: from_relays, events: plane_events };
-    let plane = Plane::new(tunnel, Arc::clone(&socket), Arc::clone(&outer), overlay_port, ports);
-
     let verifier: Arc<dyn KeyVerifier> = Arc::new(MemberKeys(world.clone()));
     let identity = &joined.identity;
-    let server = net::endpoint::overlay_server_config(identity, Arc::clone(&verifier))?;
-    let client = net::endpoint::overlay_client_config(identity, verifier)?;
-    let endpoint = net::endpoint::overlay_endpoint(overlay_socket, server, identity).map_err(RunError::Socket)?;
+    let Road { plane, commands, relayed, events: news, outer, endpoint, client } = Road::lay(
+        socket,
+        RoadConfig {
+            node,
+            wireguard: joined.wireguard,
+            overlay,
+            allow_loopback: config.allow_loopback,
+            identity,
+            verifier,
+            seed: seed()?,
+        },
+    )?;
     let outer_endpoint = net::endpoint::outer_endpoint(Arc::clone(&outer)).map_err(RunError::Socket)?;
 
     let (session_commands, to_sessions) = mpsc::channel(QUEUE);
@@ -433,7 +429,7 @@ pub enum RunError {
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// Things that may wait between two tasks.
-const QUEUE: usize = 1024;
+pub(crate) const QUEUE: usize = 1024;
 
 /// Addresses kept for each peer: its router may give it another now and then.
 const MAX_LAST_GOOD: usize = 4;

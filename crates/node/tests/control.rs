@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fixture::{Member, Operator};
 use identity::{
-    Heads, IdentityKey, NodeId, RevocationSet, Standing, Token, Trust, UnixTime, make_receipt,
+    Heads, IdentityKey, NodeId, RevocationSet, Revocations, Standing, Token, Trust, UnixTime,
+    make_receipt,
 };
 use node::control::{Event, Me, Now, Output, State};
 use wire::link::Refusal;
 use wire::map::{Cursor, Document, MapRequest, MapUpdate};
 use wire::peer::PeerFrame;
 
-const OPEN: &str = r#"{ "grants": [ { "src": ["*"], "dst": ["*"], "msg": ["*"] } ] }"#;
+const OPEN: &str = r#"{ "grants": [ { "src": ["*"], "dst": ["*"], "msg": ["send"] } ] }"#;
 const SHUT: &str = r#"{ "grants": [] }"#;
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -45,19 +46,31 @@ impl Mesh {
         let mut operator = Operator::found(1, NOW);
         let beacon_key = IdentityKey::generate([200; 32]);
         let (beacon, beacon_certificate) = operator.beacon(&beacon_key, "beacon", NOW);
-        Self { operator, beacon, beacon_key, beacon_certificate }
+        Self {
+            operator,
+            beacon,
+            beacon_key,
+            beacon_certificate,
+        }
     }
 
     /// Two gateways' papers.
     fn two(&mut self) -> (Member, Member) {
-        (self.operator.gateway("gw-a", NOW), self.operator.gateway("gw-b", NOW))
+        (
+            self.operator.gateway("gw-a", NOW),
+            self.operator.gateway("gw-b", NOW),
+        )
     }
 
     /// A gateway as `join` leaves it.
     fn joined(&self, member: &Member) -> Gateway {
         let mut trust = Trust::new(self.operator.log.bytes(), NOW).expect("a good log");
-        let _ = trust.accept_certificate(&self.beacon_certificate, NOW).expect("a good beacon");
-        trust.enroll(&member.certificate, &member.key.public(), NOW).expect("its own");
+        let _ = trust
+            .accept_certificate(&self.beacon_certificate, NOW)
+            .expect("a good beacon");
+        trust
+            .enroll(&member.certificate, &member.key.public(), NOW)
+            .expect("its own");
         Gateway::start(member, trust)
     }
 
@@ -68,7 +81,10 @@ impl Mesh {
         gateway.link_up(self.beacon);
         gateway.map(self.beacon, Document::Policy(policy));
         for other in others {
-            gateway.map(self.beacon, Document::Certificate(other.certificate.clone()));
+            gateway.map(
+                self.beacon,
+                Document::Certificate(other.certificate.clone()),
+            );
             gateway.map(self.beacon, Document::Record(other.record.clone()));
         }
         gateway
@@ -87,11 +103,20 @@ impl Gateway {
         };
         let (at, clock) = (Instant::now(), NOW);
         let state = State::new(me, trust, BTreeMap::new(), None, Now { instant: at, clock });
-        Self { node: member.node, state, disk: Vec::new(), at, clock }
+        Self {
+            node: member.node,
+            state,
+            disk: Vec::new(),
+            at,
+            clock,
+        }
     }
 
     fn now(&self) -> Now {
-        Now { instant: self.at, clock: self.clock }
+        Now {
+            instant: self.at,
+            clock: self.clock,
+        }
     }
 
     fn drain(&mut self) -> Vec<Output> {
@@ -124,12 +149,13 @@ impl Gateway {
         self.drain()
     }
 
-    /// Lets everything happen that is due within `duration`.
+    /// Lets everything happen that is due within `duration`, with a look at the clock each hour.
     fn pass(&mut self, duration: Duration) -> Vec<Output> {
         let (start, clock, until) = (self.at, self.clock, self.at + duration);
         let mut outputs = self.drain();
         while self.state.deadline() <= until {
-            self.at = self.at.max(self.state.deadline());
+            let hour = (self.at + Duration::from_secs(3600)).min(until);
+            self.at = hour.max(self.state.deadline());
             self.clock = clock.plus(self.at - start);
             let now = self.now();
             self.state.handle_timeout(now);
@@ -164,8 +190,10 @@ fn talk(a: &mut Gateway, b: &mut Gateway) -> (Vec<Output>, Vec<Output>) {
         if to_a.is_empty() && to_b.is_empty() {
             return kept;
         }
-        to_a.into_iter().for_each(|frame| a.state.handle_peer(b.node, frame, now_a));
-        to_b.into_iter().for_each(|frame| b.state.handle_peer(a.node, frame, now_b));
+        to_a.into_iter()
+            .for_each(|frame| a.state.handle_peer(b.node, frame, now_a));
+        to_b.into_iter()
+            .for_each(|frame| b.state.handle_peer(a.node, frame, now_b));
     }
 }
 
@@ -194,7 +222,10 @@ fn published(outputs: &[Output]) -> Vec<Document> {
 }
 
 fn forged(bytes: &Bytes, from: &[u8], to: &[u8]) -> Bytes {
-    let at = bytes.windows(from.len()).position(|window| window == from).expect("it is there");
+    let at = bytes
+        .windows(from.len())
+        .position(|window| window == from)
+        .expect("it is there");
     let mut bytes = bytes.to_vec();
     bytes[at..at + to.len()].copy_from_slice(to);
     bytes.into()
@@ -202,7 +233,11 @@ fn forged(bytes: &Bytes, from: &[u8], to: &[u8]) -> Bytes {
 
 fn caught_up(epoch: u64) -> MapUpdate {
     let cursor = Cursor { epoch, sequence: 1 };
-    MapUpdate::CaughtUp { cursor, complete: true, heads: Heads::default() }
+    MapUpdate::CaughtUp {
+        cursor,
+        complete: true,
+        heads: Heads::default(),
+    }
 }
 
 /// All that a beacon can make with its own key, with foreign keys, and with all that it ever saw.
@@ -213,14 +248,33 @@ fn attacks(
     revoked: &Member,
     seen: [Document; 3],
 ) -> Vec<(&'static str, MapUpdate)> {
-    let Mesh { operator, beacon, beacon_key, .. } = mesh;
+    let Mesh {
+        operator,
+        beacon,
+        beacon_key,
+        ..
+    } = mesh;
     let mut foreign = Operator::found(60, NOW);
     let id = operator.trust.mesh();
     let far = NOW.plus(3_000 * DAY);
     let nobody = RevocationSet::default();
-    let held = operator.trust.revocations();
-    let unrevoked = foreign.revoker.sign_revocations(&nobody, held, &id, NOW).expect("signed");
-    let resigned = foreign.policy.sign_policy(OPEN, None, &id, far).expect("signed");
+    let held = operator
+        .trust
+        .revocations()
+        .expect("there is a set")
+        .clone();
+    let held = Revocations {
+        set: nobody.clone(),
+        ..held
+    };
+    let unrevoked = foreign
+        .revoker
+        .sign_revocations(&nobody, Some(&held), &id, NOW);
+    let unrevoked = unrevoked.expect("signed, with a higher version");
+    let resigned = foreign
+        .policy
+        .sign_policy(OPEN, None, &id, far)
+        .expect("signed");
     let stranger = foreign.gateway("gw-x", NOW);
     let foreign_policy = foreign.policy(OPEN, NOW);
     // The beacon saw the owner's binding; it would need one for a key of its own.
@@ -238,23 +292,54 @@ fn attacks(
     let documents = [
         ("a changed tag", Document::Certificate(tag)),
         ("a changed name", Document::Certificate(name)),
-        ("a member of another mesh", Document::Certificate(stranger.certificate)),
-        ("a policy signed by another key", Document::Policy(resigned.into())),
-        ("the policy of another mesh", Document::Policy(foreign_policy)),
+        (
+            "a member of another mesh",
+            Document::Certificate(stranger.certificate),
+        ),
+        (
+            "a policy signed by another key",
+            Document::Policy(resigned.into()),
+        ),
+        (
+            "the policy of another mesh",
+            Document::Policy(foreign_policy),
+        ),
         ("an older policy", old_policy),
         ("an older revocation set", old_revocations),
-        ("an un-revocation by another key", Document::Revocations(unrevoked.into())),
-        ("the revoked member", Document::Certificate(revoked.certificate.clone())),
-        ("the revoked member's record", Document::Record(revoked.record.clone())),
+        (
+            "an un-revocation by another key",
+            Document::Revocations(unrevoked.into()),
+        ),
+        (
+            "the revoked member",
+            Document::Certificate(revoked.certificate.clone()),
+        ),
+        (
+            "the revoked member's record",
+            Document::Record(revoked.record.clone()),
+        ),
         ("an older certificate", old_certificate),
         ("an older record", Document::Record(known.record.clone())),
         ("a record by another key", Document::Record(not_its_own)),
-        ("a record of its own from the future", Document::Record(from_the_future)),
+        (
+            "a record of its own from the future",
+            Document::Record(from_the_future),
+        ),
         ("another trust log", foreign.trust_log()),
-        ("a token redeemed by itself", Document::Certificate(redeemed.into())),
-        ("noise", Document::TrustLog(Bytes::from_static(b"\xff\x00noise"))),
+        (
+            "a token redeemed by itself",
+            Document::Certificate(redeemed.into()),
+        ),
+        (
+            "noise",
+            Document::TrustLog(Bytes::from_static(b"\xff\x00noise")),
+        ),
     ];
-    let presence = |node, last_seen| MapUpdate::Presence { node, online: true, last_seen };
+    let presence = |node, last_seen| MapUpdate::Presence {
+        node,
+        online: true,
+        last_seen,
+    };
     let mut attacks: Vec<_> = documents
         .into_iter()
         .map(|(name, document)| (name, MapUpdate::Document(document)))
@@ -262,7 +347,10 @@ fn attacks(
     attacks.extend([
         ("a removal", MapUpdate::Removed { node: known.node }),
         ("an empty map", caught_up(1)),
-        ("the presence of a stranger", presence(NodeId([0xee; 16]), NOW.0)),
+        (
+            "the presence of a stranger",
+            presence(NodeId([0xee; 16]), NOW.0),
+        ),
         ("a presence from the future", presence(known.node, far.0)),
     ]);
     attacks
@@ -287,7 +375,11 @@ fn a_hostile_coordinator_gets_only_silence() {
     let heads = victim.state.trust().heads();
     let snapshot = victim.state.trust().snapshot();
 
-    let seen = [old_policy, Document::Revocations(old_revocations), old_certificate];
+    let seen = [
+        old_policy,
+        Document::Revocations(old_revocations),
+        old_certificate,
+    ];
     for (name, attack) in attacks(&mut mesh, &a, &b, &c, seen) {
         let outputs = victim.tell(mesh.beacon, attack);
 
@@ -318,7 +410,10 @@ fn a_gateway_without_a_policy_has_no_peers() {
     assert!(gateway.state.trust().record(&b.node).is_some());
 
     let shut = mesh.operator.policy(SHUT, NOW);
-    assert_eq!(peers(&gateway.map(mesh.beacon, Document::Policy(shut))), None);
+    assert_eq!(
+        peers(&gateway.map(mesh.beacon, Document::Policy(shut))),
+        None
+    );
     let open = mesh.operator.policy(OPEN, NOW);
     let outputs = gateway.map(mesh.beacon, Document::Policy(open));
 
@@ -340,7 +435,11 @@ fn after_a_reboot_without_a_beacon_the_peers_are_there_at_once() {
         _ => false,
     };
     assert!(outputs.iter().any(knows));
-    assert!(outputs.iter().any(|output| matches!(output, Output::Papers(_))));
+    assert!(
+        outputs
+            .iter()
+            .any(|output| matches!(output, Output::Papers(_)))
+    );
 }
 
 #[test]
@@ -357,13 +456,21 @@ fn nothing_is_activated_before_it_is_on_disk_save_what_takes_away() {
         Document::Revocations(set),
     ];
     for document in news {
-        gateway.state.handle_map(mesh.beacon, MapUpdate::Document(document), now);
+        gateway
+            .state
+            .handle_map(mesh.beacon, MapUpdate::Document(document), now);
     }
 
-    assert!(matches!(gateway.state.poll_output(), Some(Output::Persist(_))));
+    assert!(matches!(
+        gateway.state.poll_output(),
+        Some(Output::Persist(_))
+    ));
     gateway.state.handle_persist_failed(now);
     let meanwhile = gateway.state.poll_output();
-    assert!(matches!(&meanwhile, Some(Output::Peers(peers)) if peers.is_empty()), "{meanwhile:?}");
+    assert!(
+        matches!(&meanwhile, Some(Output::Peers(peers)) if peers.is_empty()),
+        "{meanwhile:?}"
+    );
     assert!(gateway.state.poll_output().is_none());
 
     let outputs = gateway.pass(Duration::from_secs(2));
@@ -383,7 +490,11 @@ fn documents_spread_from_peer_to_peer_without_a_coordinator() {
     let (_, told) = talk(&mut newer, &mut older);
 
     assert_eq!(older.state.trust().heads(), newer.state.trust().heads());
-    assert_eq!(peers(&told), Some(vec![a.node]), "by the policy that a peer brought");
+    assert_eq!(
+        peers(&told),
+        Some(vec![a.node]),
+        "by the policy that a peer brought"
+    );
     assert!(events(&told).contains(&Event::Ready(a.node)));
 }
 
@@ -399,7 +510,9 @@ fn a_revocation_heard_from_a_peer_is_obeyed_and_passed_on() {
     gateway.drain();
     let set = Document::Revocations(mesh.operator.revoke(c.node, NOW));
 
-    gateway.state.handle_peer(b.node, PeerFrame::Document(set.clone()), now);
+    gateway
+        .state
+        .handle_peer(b.node, PeerFrame::Document(set.clone()), now);
     let outputs = gateway.drain();
 
     assert_eq!(peers(&outputs), Some(vec![b.node]));
@@ -426,7 +539,10 @@ fn a_renewal_and_a_new_beacon_come_by_any_peer() {
 
     let (_, told) = talk(&mut first, &mut second);
 
-    assert_eq!(second.state.trust().certificate(&b.node), Some(&renewal[..]));
+    assert_eq!(
+        second.state.trust().certificate(&b.node),
+        Some(&renewal[..])
+    );
     let dials = |output: &Output| match output {
         Output::Beacons(beacons) => beacons.iter().any(|beacon| beacon.node == other),
         _ => false,
@@ -445,7 +561,11 @@ fn an_expired_gateway_has_no_peers_and_dials_for_its_cure_whatever_key_answers()
 
     let mut days = events(&outputs);
     days.retain(|event| matches!(event, Event::ExpiresIn(_)));
-    assert_eq!(days, [Event::ExpiresIn(7), Event::ExpiresIn(1)], "it began with 10 days");
+    assert_eq!(
+        days,
+        [Event::ExpiresIn(7), Event::ExpiresIn(1)],
+        "it began with 10 days"
+    );
     assert!(events(&outputs).contains(&Event::Ended(Standing::Expired)));
     assert_eq!(peers(&outputs), Some(Vec::new()));
     let any_key = |output: &Output| match output {
@@ -455,8 +575,13 @@ fn an_expired_gateway_has_no_peers_and_dials_for_its_cure_whatever_key_answers()
     assert!(outputs.iter().any(any_key));
 
     let now = gateway.now();
-    gateway.state.handle_link_up(mesh.beacon, Some(Refusal::Expired), now);
-    assert!(published(&gateway.drain()).is_empty(), "it may ask only for its cure");
+    gateway
+        .state
+        .handle_link_up(mesh.beacon, Some(Refusal::Expired), now);
+    assert!(
+        published(&gateway.drain()).is_empty(),
+        "it may ask only for its cure"
+    );
     let renewal = mesh.operator.renew(&a, gateway.clock);
     let cured = gateway.map(mesh.beacon, Document::Certificate(renewal));
     assert_eq!(peers(&cured), Some(vec![b.node]));
@@ -469,7 +594,11 @@ fn an_own_record_is_renewed_at_two_thirds_of_its_life_and_published() {
     let mut gateway = mesh.joined(&a);
     gateway.link_up(mesh.beacon);
     let sequence = |gateway: &Gateway| {
-        gateway.state.trust().record(&a.node).map(|(record, _)| record.sequence)
+        gateway
+            .state
+            .trust()
+            .record(&a.node)
+            .map(|(record, _)| record.sequence)
     };
     let first = sequence(&gateway).expect("made at the start");
 
@@ -478,7 +607,11 @@ fn an_own_record_is_renewed_at_two_thirds_of_its_life_and_published() {
     let due = gateway.pass(2 * DAY);
 
     assert!(sequence(&gateway).is_some_and(|second| second > first));
-    assert!(published(&due).iter().any(|document| matches!(document, Document::Record(_))));
+    assert!(
+        published(&due)
+            .iter()
+            .any(|document| matches!(document, Document::Record(_)))
+    );
 }
 
 #[test]
@@ -494,8 +627,14 @@ fn a_beacon_that_lacks_what_we_hold_is_given_it() {
     let rest = published(&gateway.tell(other, caught_up(2)));
 
     assert_eq!(own.len(), 2, "its certificate and record");
-    assert!(rest.iter().any(|document| matches!(document, Document::TrustLog(_))));
-    assert!(rest.iter().any(|document| matches!(document, Document::Policy(_))));
+    assert!(
+        rest.iter()
+            .any(|document| matches!(document, Document::TrustLog(_)))
+    );
+    assert!(
+        rest.iter()
+            .any(|document| matches!(document, Document::Policy(_)))
+    );
     let first = Document::Certificate(mesh.beacon_certificate.clone());
     assert!(rest.contains(&first), "each beacon learns of the others");
 }
@@ -505,18 +644,26 @@ fn whoever_claims_the_tunnel_key_of_another_excludes_nobody() {
     let mut mesh = Mesh::new();
     let (a, b) = mesh.two();
     let mut thief = mesh.operator.gateway("gw-c", NOW);
-    thief.record = mesh.operator.record(thief.node, &thief.key, &b.wireguard, 2, NOW);
+    thief.record = mesh
+        .operator
+        .record(thief.node, &thief.key, &b.wireguard, 2, NOW);
     let mut gateway = mesh.settled(&a, &[&thief, &b]);
 
     let turns: Vec<NodeId> = (0..2)
         .filter_map(|_| peers(&gateway.pass(Duration::from_secs(30))))
         .flatten()
         .collect();
-    assert!(turns.contains(&b.node), "the owner gets its turn: {turns:?}");
+    assert!(
+        turns.contains(&b.node),
+        "the owner gets its turn: {turns:?}"
+    );
 
     let now = gateway.now();
     gateway.state.handle_peer_up(b.node, None, now);
     gateway.drain();
     let later = gateway.pass(Duration::from_secs(300));
-    assert!(peers(&later).is_none_or(|peers| peers == [b.node]), "and keeps what it proved");
+    assert!(
+        peers(&later).is_none_or(|peers| peers == [b.node]),
+        "and keeps what it proved"
+    );
 }

@@ -24,7 +24,8 @@ pub(crate) struct Pair {
     pub(crate) answered_at: Option<Instant>,
     /// A dead path is left alone until then.
     pub(crate) quarantined_until: Option<Instant>,
-    quarantine: Duration,
+    /// How long it rested after its last death.
+    quarantine: Option<Duration>,
     /// Sequence of the last answered probe, and how many before it were answered without a gap.
     last_answered: u32,
     run: u32,
@@ -80,7 +81,7 @@ impl Pair {
             samples: 0,
             answered_at: None,
             quarantined_until: None,
-            quarantine: FIRST_QUARANTINE,
+            quarantine: None,
             last_answered: 0,
             run: 0,
             sequence: 0,
@@ -166,11 +167,12 @@ impl Pair {
 
     /// The path died: it rests, each time longer if it dies soon after it was proven.
     pub(crate) fn kill(&mut self, lived: Duration, now: Instant) {
-        self.quarantine = match lived < SHORT_LIFE {
-            true => (self.quarantine * 2).min(MAX_QUARANTINE),
-            false => FIRST_QUARANTINE,
+        let rest = match self.quarantine.filter(|_| lived < SHORT_LIFE) {
+            Some(last) => (last * 2).min(MAX_QUARANTINE),
+            None => FIRST_QUARANTINE,
         };
-        self.quarantined_until = Some(now + self.quarantine);
+        self.quarantine = Some(rest);
+        self.quarantined_until = Some(now + rest);
         self.state = State::Dead;
         self.forget();
     }

@@ -28,9 +28,9 @@ pub(crate) use self::test::{Expectation, Target};
 use self::reader::{Fields, Keys, Reader, Spanned, span};
 use crate::diagnostic::{Diagnostic, Source};
 
-/// The longest policy file, in bytes: it travels in one frame of at most 1 MiB (`wire::frame`),
-/// with its signature.
-pub const MAX_TEXT: usize = 1_000_000;
+/// The longest policy file, in bytes: signed, it must fit the 960 KiB of a document (`identity`)
+/// and with that one frame.
+pub const MAX_TEXT: usize = 950 << 10;
 
 /// The most rules of one file.
 pub(crate) const MAX_RULES: usize = 10_000;

@@ -568,7 +568,9 @@ impl Peer {
     /// An attempt to shake hands failed: another, as long as somebody wants it.
     fn retry(&mut self, out: &mut Outbox, now: Instant) {
         let wanted = |at: Instant| now.saturating_duration_since(at) < WANTED;
-        if self.wanted_at.is_some_and(wanted) {
+        // A peer that is there will answer; and boringtun would take an attempt that was given up
+        // for one that failed, 90 s later, and forget the live session over it.
+        if self.wanted_at.is_some_and(wanted) || self.session.is_ready(now) {
             self.initiate(out, now);
         } else {
             self.session.give_up();

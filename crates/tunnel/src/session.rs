@@ -5,7 +5,7 @@
 //! larger public key's handshake wins; re-keys are the larger key's, the smaller asks for them. A
 //! responder sends nothing before the initiator's first packet has confirmed the key. One
 //! initiation is sent as identical bytes on every way, and answered once, with the cached answer
-//! for its copies. A key is used for 120 s, for 170 s at most, and accepted for 180 s.
+//! for its copies. A key is used for 120 s, for 165 s at most, and accepted for 180 s.
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub(crate) trait WgSession {
     fn open(&mut self, datagram: &[u8], out: &mut [u8]) -> Result<Opened, Unopened>;
     /// A new initiation.
     fn initiate(&mut self, out: &mut [u8]) -> Option<usize>;
+    /// Whether there is a key to seal with: making or taking an initiation may drop an old one.
+    fn has_key(&self) -> bool;
 }
 
 /// What was in a datagram: lengths of what stands in `out`.
@@ -82,6 +84,7 @@ struct Answered {
     init: [u8; INIT],
     response: [u8; RESPONSE],
     at: Instant,
+    confirmed: bool,
 }
 
 /// What to do about an initiation.
@@ -129,9 +132,7 @@ impl<N: WgSession> Session<N> {
 
     /// How old the key in use is.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
-        let current = self.current?;
-        let key = self.keys[current as usize % KEYS].filter(|key| key.index == current)?;
-        Some(now.saturating_duration_since(key.since))
+        Some(now.saturating_duration_since(self.current_key()?.since))
     }
 
     /// How many handshakes were completed.
@@ -192,6 +193,7 @@ impl<N: WgSession> Session<N> {
         if self.noise.initiate(&mut init) != Some(INIT) {
             return false;
         }
+        self.check_key();
         let attempt = self.pending.as_ref().map_or(0, |pending| pending.attempt.saturating_add(1));
         self.pending = Some(Pending { init, since: now, step: 0, next: now, attempt });
         self.advance(now);
@@ -220,12 +222,14 @@ impl<N: WgSession> Session<N> {
         if self.larger && ours_is_young {
             return InitOutcome::SendOurs;
         }
-        match self.noise.open(init, out) {
+        let opened = self.noise.open(init, out);
+        self.check_key();
+        match opened {
             Ok(Opened::Reply(RESPONSE)) => {
                 self.pending = None;
                 let index = u32_at(out, 4);
                 self.keys[index as usize % KEYS] = Some(Key { index, since: now });
-                let mut kept = Answered { init: [0; INIT], response: [0; RESPONSE], at: now };
+                let mut kept = Answered { init: [0; INIT], response: [0; RESPONSE], at: now, confirmed: false };
                 kept.init.copy_from_slice(&init[..INIT]);
                 kept.response.copy_from_slice(&out[..RESPONSE]);
                 self.answered = Some(kept);
@@ -276,23 +280,35 @@ impl<N: WgSession> Session<N> {
             Opened::Nothing => 0,
             Opened::Reply(_) => return Err(Unopened::Unauthentic),
         };
-        // boringtun sends with the key that it received with last: so do our books.
-        let confirms = self.current != Some(index)
-            && self.answered.as_ref().is_some_and(|answered| u32_at(&answered.response, 4) == index)
-            && self.confirm(index);
-        self.current = Some(index);
-        Ok((length, confirms))
+        // Packets of an older key that were overtaken do not bring it back.
+        let newer = match (key, self.current_key()) {
+            (Some(key), Some(current)) => key.since >= current.since,
+            _ => true,
+        };
+        if newer {
+            self.current = Some(index);
+        }
+        Ok((length, self.confirm(index)))
     }
 
-    /// A key that was answered for counts as a handshake when it is confirmed, once.
+    /// Whether this key, which we answered for, is confirmed by its first packet.
     fn confirm(&mut self, index: u32) -> bool {
-        let older = self.current.and_then(|current| {
-            self.keys[current as usize % KEYS].filter(|key| key.index == current)
-        });
-        let key = self.keys[index as usize % KEYS];
-        let newer = key.zip(older).is_none_or(|(key, older)| key.since >= older.since);
-        self.handshakes += u64::from(newer);
-        newer
+        let Some(answered) = &mut self.answered else { return false };
+        let first = !answered.confirmed && u32_at(&answered.response, 4) == index;
+        answered.confirmed |= first;
+        self.handshakes += u64::from(first);
+        first
+    }
+
+    fn current_key(&self) -> Option<Key> {
+        let current = self.current?;
+        self.keys[current as usize % KEYS].filter(|key| key.index == current)
+    }
+
+    fn check_key(&mut self) {
+        if !self.noise.has_key() {
+            self.current = None;
+        }
     }
 
     /// When to call `handle_timeout`.
@@ -369,10 +385,10 @@ const YIELD: Duration = Duration::from_millis(700);
 /// How long copies of an initiation get the cached answer.
 const COPIES: Duration = Duration::from_secs(10);
 
-/// WireGuard's REKEY_AFTER_TIME and REJECT_AFTER_TIME; a sender stops 10 s before the receiver, so
-/// that nothing dies on the way.
+/// WireGuard's REKEY_AFTER_TIME and REJECT_AFTER_TIME; a sender stops 15 s before the receiver, so
+/// that nothing dies on the way (boringtun dates an initiator's key from its initiation).
 const REKEY_AFTER: Duration = Duration::from_secs(120);
-const SEND_LIMIT: Duration = Duration::from_secs(170);
+const SEND_LIMIT: Duration = Duration::from_secs(165);
 const RECEIVE_LIMIT: Duration = Duration::from_secs(180);
 
 /// How long the smaller key waits for the re-key that it asked for.

@@ -1,10 +1,12 @@
 //! The only file that names boringtun: its noise part, behind [`Noise`].
 //!
-//! Never called: `update_timers`. boringtun's timers start handshakes on sparse traffic (up to 225 an
-//! hour, paths.md §3.4), forget a live session when one of their handshakes stays unanswered, and
-//! read a clock that no test can turn. Without them its state is only keys, and [`Session`] decides
-//! when to shake hands and when a key is too old. What is lost with them is done there:
-//! expiry of keys, retries with jitter, no passive keepalives.
+//! `update_timers` is called right before a handshake message is made or an initiation is taken, and
+//! at no other time. boringtun's timers start handshakes on sparse traffic (up to 225 an hour,
+//! paths.md §3.4), forget a live session when one of their handshakes stays unanswered, and read a
+//! clock that no test can turn: so [`Session`] decides when to shake hands and when a key is too
+//! old. It cannot do without that call altogether: it alone moves the time by which boringtun
+//! orders its keys. Without an order, two keys that are in flight at the same time take turns for
+//! ever, each packet of one making its receiver send with it.
 //!
 //! Never reached: `encapsulate` without a session (it would queue and initiate by itself), and
 //! cookies (our limiter drops what is too much, by source, before any Diffie-Hellman).
@@ -20,7 +22,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use identity::{WireGuardKey, WireGuardPublic};
 
-use crate::session::{Opened, WgSession, Unopened};
+use crate::session::{INIT, Opened, Unopened, WgSession};
 
 /// Our key pair, and the check that a sender knows its public half.
 pub(crate) struct Keys {
@@ -70,12 +72,16 @@ impl WireGuard {
 impl WgSession for WireGuard {
     fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Option<usize> {
         match self.0.encapsulate(packet, out) {
-            TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
+            TunnResult::WriteToNetwork(datagram) if datagram[0] == DATA => Some(datagram.len()),
             _ => None,
         }
     }
 
     fn open(&mut self, datagram: &[u8], out: &mut [u8]) -> Result<Opened, Unopened> {
+        if datagram.len() == INIT && datagram[0] == INITIATION {
+            // What the timers may want sent is moot: the answer to this makes a new key.
+            let _ = self.0.update_timers(&mut [0; INIT]);
+        }
         match self.0.decapsulate(None, datagram, out) {
             TunnResult::WriteToTunnelV6(packet, _) | TunnResult::WriteToTunnelV4(packet, _) => {
                 Ok(Opened::Packet(packet.len()))
@@ -88,9 +94,23 @@ impl WgSession for WireGuard {
     }
 
     fn initiate(&mut self, out: &mut [u8]) -> Option<usize> {
+        if let TunnResult::WriteToNetwork(datagram) = self.0.update_timers(out)
+            && datagram.len() == INIT
+            && datagram[0] == INITIATION
+        {
+            return Some(INIT);
+        }
         match self.0.format_handshake_initiation(out, true) {
             TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
             _ => None,
         }
     }
+
+    fn has_key(&self) -> bool {
+        self.0.time_since_last_handshake().is_some()
+    }
 }
+
+/// First bytes of messages (WireGuard whitepaper §5.4).
+const INITIATION: u8 = 1;
+const DATA: u8 = 4;

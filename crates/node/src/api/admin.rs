@@ -19,11 +19,13 @@ use super::refused::{Refused, json};
 use super::{PingTarget, Shared, metrics};
 use crate::agents::{Agent, AgentToken};
 
-pub(super) async fn list(
-    Shares(shared): Shares<Arc<Shared>>,
-    AsAdmin { .. }: AsAdmin,
-) -> Response {
-    let agents = shared.agents.list().iter().map(|agent| shared.local_entry(agent)).collect();
+pub(super) async fn list(Shares(shared): Shares<Arc<Shared>>, AsAdmin { .. }: AsAdmin) -> Response {
+    let agents = shared
+        .agents
+        .list()
+        .iter()
+        .map(|agent| shared.local_entry(agent))
+        .collect();
     json(StatusCode::OK, &LocalAgents { agents })
 }
 
@@ -35,7 +37,9 @@ pub(super) async fn show(
     let name = agent_name(&name)?;
     match shared.agents.named(&name) {
         Some(agent) => Ok(json(StatusCode::OK, &shared.local_entry(&agent))),
-        None => Err(Refused::unknown_agent(format!("there is no agent named {name}"))),
+        None => Err(Refused::unknown_agent(format!(
+            "there is no agent named {name}"
+        ))),
     }
 }
 
@@ -160,14 +164,22 @@ pub(super) async fn openapi(Anyone(_): Anyone) -> Response {
 
 /// Any path that is not in the table; said to those alone whom the gate let pass.
 pub(super) async fn unknown(Anyone(_): Anyone) -> Refused {
-    Refused::new(StatusCode::NOT_FOUND, "unknown_route", "there is no such route")
-        .hint("GET /v1/openapi.json lists them")
+    Refused::new(
+        StatusCode::NOT_FOUND,
+        "unknown_route",
+        "there is no such route",
+    )
+    .hint("GET /v1/openapi.json lists them")
 }
 
 /// A path of the table under another method.
 pub(super) async fn wrong_method(Anyone(_): Anyone) -> Refused {
-    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "method", "the route has another method")
-        .hint("GET /v1/openapi.json lists them")
+    Refused::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method",
+        "the route has another method",
+    )
+    .hint("GET /v1/openapi.json lists them")
 }
 
 impl Shared {
@@ -181,15 +193,23 @@ impl Shared {
 
     fn added(&self, agent: &Agent, token: &AgentToken) -> AgentAdded {
         let name = agent.local.name.clone();
-        let address =
-            self.view.own_name().map(|node| AgentAddress { agent: name.clone(), node });
+        let address = self.view.own_name().map(|node| AgentAddress {
+            agent: name.clone(),
+            node,
+        });
         let api = format!("http://{}", self.endpoints.loopback);
-        AgentAdded { name, address, token: token.reveal().to_owned(), api }
+        AgentAdded {
+            name,
+            address,
+            token: token.reveal().to_owned(),
+            api,
+        }
     }
 }
 
 fn agent_name(text: &str) -> Result<AgentName, Refused> {
-    text.parse().map_err(|error: identity::ParseNameError| Refused::schema(error.to_string()))
+    text.parse()
+        .map_err(|error: identity::ParseNameError| Refused::schema(error.to_string()))
 }
 
 const PING_TIMEOUT_MAX: Duration = Duration::from_secs(60);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::request::Parts;
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 use wire::MessageId;
 
@@ -36,7 +36,11 @@ impl FromRequestParts<Arc<Shared>> for Anyone {
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Refused> {
         // Only the gate puts a caller there; a call without one is nobody's.
-        parts.extensions.remove::<Caller>().map(Self).ok_or_else(Refused::unauthorized)
+        parts
+            .extensions
+            .remove::<Caller>()
+            .map(Self)
+            .ok_or_else(Refused::unauthorized)
     }
 }
 
@@ -62,9 +66,10 @@ impl FromRequestParts<Arc<Shared>> for AsAdmin {
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refused> {
         match Anyone::from_request_parts(parts, shared).await?.0 {
             Caller::Admin { uid, .. } => Ok(Self { uid }),
-            Caller::Agent(_) => {
-                Err(Refused::forbidden("admin_only", "this is for the node's admin, on its socket"))
-            }
+            Caller::Agent(_) => Err(Refused::forbidden(
+                "admin_only",
+                "this is for the node's admin, on its socket",
+            )),
         }
     }
 }
@@ -73,18 +78,21 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Json<T> {
     type Rejection = Refused;
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Refused> {
-        let bytes = Bytes::from_request(request, shared).await.map_err(|rejection| {
-            match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => Refused::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "too_large",
-                    "the request is larger than any message can be",
-                ),
-                _ => Refused::schema("the request ended before its body did"),
-            }
-        })?;
+        let bytes =
+            Bytes::from_request(request, shared)
+                .await
+                .map_err(|rejection| match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => Refused::new(
+                        StatusCode::PAYLOAD_TOO_LARGE,
+                        "too_large",
+                        "the request is larger than any message can be",
+                    ),
+                    _ => Refused::schema("the request ended before its body did"),
+                })?;
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(bytes).map(Self).map_err(|error| Refused::schema(error.to_string()))
+        serde_json::from_slice(bytes)
+            .map(Self)
+            .map_err(|error| Refused::schema(error.to_string()))
     }
 }
 
@@ -101,5 +109,6 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Shared>> for Query<T> {
 
 /// A message id in a path or a body.
 pub(super) fn message_id(text: &str) -> Result<MessageId, Refused> {
-    text.parse().map_err(|error: wire::message::ParseMessageIdError| Refused::schema(error.to_string()))
+    text.parse()
+        .map_err(|error: wire::message::ParseMessageIdError| Refused::schema(error.to_string()))
 }

@@ -19,20 +19,19 @@ use crate::agents::Agent;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Peer {
     /// The unix socket, and the uid of who connected (SO_PEERCRED).
-    Unix {
-        uid: u32,
-    },
+    Unix { uid: u32 },
     /// Loopback TCP.
-    Tcp {
-        remote: SocketAddr,
-    },
+    Tcp { remote: SocketAddr },
 }
 
 /// Who asks, proved.
 #[derive(Clone, Debug)]
 pub(super) enum Caller {
     Agent(Arc<Agent>),
-    Admin { uid: u32, acting: Option<Arc<Agent>> },
+    Admin {
+        uid: u32,
+        acting: Option<Arc<Agent>>,
+    },
 }
 
 /// Counts a call as being answered, until dropped.
@@ -62,8 +61,14 @@ impl Shared {
             self.counters.unauthorized.fetch_add(1, Ordering::Relaxed);
         })?;
         let caller = self.check_name(caller, request)?;
-        let Some(agent) = caller.agent() else { return Ok((caller, None)) };
-        if !agent.take(self.config.calls_per_second, self.config.burst, Instant::now()) {
+        let Some(agent) = caller.agent() else {
+            return Ok((caller, None));
+        };
+        if !agent.take(
+            self.config.calls_per_second,
+            self.config.burst,
+            Instant::now(),
+        ) {
             return Err(self.throttled("this agent calls too often"));
         }
         let Some(guard) = InFlight::enter(agent, self.config.max_in_flight) else {
@@ -80,12 +85,21 @@ impl Shared {
     /// a page's script by its `Origin`, a form by its content type.
     fn check_shape(&self, peer: Peer, method: &Method, headers: &HeaderMap) -> Result<(), Refused> {
         if matches!(peer, Peer::Tcp { .. }) && !self.host_is_ours(headers) {
-            return Err(Refused::forbidden("foreign_host", "the Host header names another host"));
+            return Err(Refused::forbidden(
+                "foreign_host",
+                "the Host header names another host",
+            ));
         }
         if headers.contains_key(header::ORIGIN) {
-            return Err(Refused::forbidden("foreign_origin", "browsers have no business here"));
+            return Err(Refused::forbidden(
+                "foreign_origin",
+                "browsers have no business here",
+            ));
         }
-        let reads = matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
+        let reads = matches!(
+            *method,
+            Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS
+        );
         if !reads && !is_json(headers) {
             return Err(Refused::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -98,9 +112,15 @@ impl Shared {
 
     fn host_is_ours(&self, headers: &HeaderMap) -> bool {
         let mut hosts = headers.get_all(header::HOST).iter();
-        let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
-        let Ok(host) = host.to_str() else { return false };
-        let Some((name, port)) = host.rsplit_once(':') else { return false };
+        let (Some(host), None) = (hosts.next(), hosts.next()) else {
+            return false;
+        };
+        let Ok(host) = host.to_str() else {
+            return false;
+        };
+        let Some((name, port)) = host.rsplit_once(':') else {
+            return false;
+        };
         let ours = matches!(name, "127.0.0.1" | "localhost");
         ours && port.parse() == Ok(self.endpoints.loopback.port())
     }
@@ -122,29 +142,42 @@ impl Shared {
         if let Peer::Unix { uid } = peer
             && verify_slices_are_equal(token.as_bytes(), self.admin_token.as_bytes()).is_ok()
         {
-            let allowed = uid == self.own_uid || uid == ROOT || self.config.admin_uids.contains(&uid);
+            let allowed =
+                uid == self.own_uid || uid == ROOT || self.config.admin_uids.contains(&uid);
             return match allowed {
                 true => Ok(Caller::Admin { uid, acting: None }),
-                false => Err(Refused::forbidden("admin_uid", "the admin token is not for this user")),
+                false => Err(Refused::forbidden(
+                    "admin_uid",
+                    "the admin token is not for this user",
+                )),
             };
         }
-        self.agents.authenticate(token).map(Caller::Agent).ok_or_else(Refused::unauthorized)
+        self.agents
+            .authenticate(token)
+            .map(Caller::Agent)
+            .ok_or_else(Refused::unauthorized)
     }
 
     /// Whom the admin acts for; an agent may only name itself.
     fn check_name<B>(&self, caller: Caller, request: &Request<B>) -> Result<Caller, Refused> {
-        let Some(name) = request.headers().get(AGENT_HEADER) else { return Ok(caller) };
+        let Some(name) = request.headers().get(AGENT_HEADER) else {
+            return Ok(caller);
+        };
         let name: Option<AgentName> = name.to_str().ok().and_then(|name| name.parse().ok());
-        let name = name.ok_or_else(|| Refused::schema("X-Crabmesh-Agent is not the name of an agent"))?;
+        let name =
+            name.ok_or_else(|| Refused::schema("X-Crabmesh-Agent is not the name of an agent"))?;
         match caller {
             Caller::Agent(agent) if agent.local.name == name => Ok(Caller::Agent(agent)),
-            Caller::Agent(_) => {
-                Err(Refused::forbidden("another_agent", "the token belongs to another agent"))
-            }
+            Caller::Agent(_) => Err(Refused::forbidden(
+                "another_agent",
+                "the token belongs to another agent",
+            )),
             Caller::Admin { uid, .. } => {
                 let agent = self.agents.named(&name).ok_or_else(|| {
-                    Refused::unknown_agent(format!("there is no agent named {name} on this gateway"))
-                        .hint("crabmesh agent add NAME")
+                    Refused::unknown_agent(format!(
+                        "there is no agent named {name} on this gateway"
+                    ))
+                    .hint("crabmesh agent add NAME")
                 })?;
                 info!(
                     target: "crabmesh::audit",
@@ -154,7 +187,10 @@ impl Shared {
                     path = request.uri().path(),
                     "the admin acts for an agent"
                 );
-                Ok(Caller::Admin { uid, acting: Some(agent) })
+                Ok(Caller::Admin {
+                    uid,
+                    acting: Some(agent),
+                })
             }
         }
     }
@@ -191,7 +227,9 @@ enum Bearer<'a> {
 fn bearer(headers: &HeaderMap) -> Bearer<'_> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (value, more) = (values.next(), values.next());
-    let Some(value) = value else { return Bearer::Absent };
+    let Some(value) = value else {
+        return Bearer::Absent;
+    };
     let token = value.to_str().ok().and_then(|value| value.split_once(' '));
     match token {
         Some((scheme, token)) if more.is_none() && scheme.eq_ignore_ascii_case("bearer") => {
@@ -203,7 +241,9 @@ fn bearer(headers: &HeaderMap) -> Bearer<'_> {
 
 /// `application/json`, with or without parameters.
 fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     let essence = value.map(|value| value.split(';').next().unwrap_or_default().trim());
     essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"))
 }

@@ -29,10 +29,16 @@ impl Listeners {
         let unix = bind_unix(&socket, config)?;
         let last = last.map_or(0, |last| last.loopback.port());
         let tcp = bind_tcp(config.port, last).await?;
-        let loopback = tcp.local_addr().map_err(|source| ApiError::Loopback { port: 0, source })?;
+        let loopback = tcp
+            .local_addr()
+            .map_err(|source| ApiError::Loopback { port: 0, source })?;
         let endpoints = Endpoints { socket, loopback };
         state.write_json(files::API, &endpoints)?;
-        Ok(Self { unix, tcp, endpoints })
+        Ok(Self {
+            unix,
+            tcp,
+            endpoints,
+        })
     }
 }
 
@@ -40,7 +46,9 @@ impl Listeners {
 pub(super) fn admin_token(state: &StateDir) -> Result<Zeroizing<String>, ApiError> {
     if let Some(bytes) = state.read(files::ADMIN_TOKEN)? {
         let bytes = Zeroizing::new(bytes);
-        let text = std::str::from_utf8(&bytes).map(str::trim).unwrap_or_default();
+        let text = std::str::from_utf8(&bytes)
+            .map(str::trim)
+            .unwrap_or_default();
         if text.starts_with(ADMIN_PREFIX) && text.len() >= ADMIN_PREFIX.len() + 43 {
             return Ok(Zeroizing::new(text.to_owned()));
         }
@@ -56,7 +64,10 @@ fn socket_path(state: &StateDir, config: &ApiConfig) -> Result<PathBuf, ApiError
         return Ok(path.clone());
     }
     // Absolute, so that a client in another directory finds it.
-    let home = state.path().canonicalize().map_err(|source| ApiError::socket(state.path(), source))?;
+    let home = state
+        .path()
+        .canonicalize()
+        .map_err(|source| ApiError::socket(state.path(), source))?;
     let path = home.join("api.sock");
     if path.as_os_str().len() <= SOCKET_PATH_MAX {
         return Ok(path);
@@ -101,7 +112,11 @@ fn bind_unix(path: &Path, config: &ApiConfig) -> Result<UnixListener, ApiError> 
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
     // With configured admins others must be able to connect: the uid of each is checked.
-    let mode = if config.admin_uids.is_empty() { 0o600 } else { 0o666 };
+    let mode = if config.admin_uids.is_empty() {
+        0o600
+    } else {
+        0o666
+    };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(listener)
 }
@@ -117,7 +132,10 @@ async fn bind_tcp(configured: u16, last: u16) -> Result<TcpListener, ApiError> {
     }
     TcpListener::bind(at(configured))
         .await
-        .map_err(|source| ApiError::Loopback { port: configured, source })
+        .map_err(|source| ApiError::Loopback {
+            port: configured,
+            source,
+        })
 }
 
 /// Why the API cannot be served.
@@ -156,7 +174,10 @@ pub enum ApiError {
 
 impl ApiError {
     fn socket(path: &Path, source: io::Error) -> Self {
-        Self::Socket { path: path.into(), source }
+        Self::Socket {
+            path: path.into(),
+            source,
+        }
     }
 }
 

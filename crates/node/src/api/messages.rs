@@ -1,6 +1,7 @@
 //! The agent's verbs: send, ask, receive, follow, ack, heartbeat, reply.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ use super::Shared;
 use super::extract::{AsAgent, Json, Query, message_id};
 use super::refused::{Refused, json};
 use crate::messages::{
-    Delivery, DeliveryKind, Draft, Outcome, ReceiveOptions, ReplyDraft, Status, WaitFor, within,
+    Delivery, DeliveryKind, Draft, Outcome, ReceiveOptions, ReplyDraft, SendError, Status, WaitFor,
+    within,
 };
 
 /// `?wait=SECONDS&max=N&hold=SECONDS`
@@ -46,12 +48,15 @@ pub(super) async fn send(
 ) -> Result<Response, Refused> {
     let (id, draft) = draft(request)?;
     match shared.messages.send(&agent.local, draft).await {
-        Ok(sent) => Ok(json(StatusCode::OK, &SendAnswer {
-            id: sent.id.to_string(),
-            state: state(sent.state),
-            reply: None,
-            error: sent.error.map(failure),
-        })),
+        Ok(sent) => Ok(json(
+            StatusCode::OK,
+            &SendAnswer {
+                id: sent.id.to_string(),
+                state: state(sent.state),
+                reply: None,
+                error: sent.error.map(failure),
+            },
+        )),
         Err(error) => Err(Refused::of_message(id, &error)),
     }
 }
@@ -62,11 +67,15 @@ pub(super) async fn ask(
     Json(request): Json<AskRequest>,
 ) -> Result<Response, Refused> {
     let (request, timeout_ms) = request.into_parts();
-    let timeout = timeout_ms.map_or(ASK_TIMEOUT, Duration::from_millis).min(ASK_TIMEOUT_MAX);
+    let timeout = timeout_ms
+        .map_or(ASK_TIMEOUT, Duration::from_millis)
+        .min(ASK_TIMEOUT_MAX);
     let (id, draft) = draft(request)?;
     let until = within(timeout);
-    let asked = shared.messages.send_and_wait(&agent.local, draft, WaitFor::Reply, until).await;
-    match asked {
+    let asking = shared
+        .messages
+        .send_and_wait(&agent.local, draft, WaitFor::Reply, until);
+    match shared.until_stopped(asking).await? {
         Ok((_, outcome)) => Ok(json(StatusCode::OK, &outcome_answer(id, outcome, timeout))),
         Err(error) => Err(Refused::of_message(id, &error)),
     }
@@ -82,8 +91,12 @@ pub(super) async fn receive(
         max: query.max.unwrap_or(RECEIVE_MAX).clamp(1, RECEIVE_MAX),
         hold: query.hold.map(Duration::from_secs),
     };
-    let deliveries = shared.messages.receive(&agent.local, options).await?;
-    let messages = deliveries.into_iter().map(|delivery| shared.received(delivery)).collect();
+    let receiving = shared.messages.receive(&agent.local, options);
+    let deliveries = shared.until_stopped(receiving).await??;
+    let messages = deliveries
+        .into_iter()
+        .map(|delivery| shared.received(delivery))
+        .collect();
     Ok(json(StatusCode::OK, &ReceivedList { messages }))
 }
 
@@ -95,7 +108,9 @@ pub(super) async fn stream(
     Query(NoFields {}): Query<NoFields>,
 ) -> Result<Response, Refused> {
     let follow = shared.messages.follow(&agent.local).await?;
-    let events = follow.map(move |delivery| {
+    let mut stopping = shared.stopping.clone();
+    let stopped = async move { stopping.changed().await };
+    let events = follow.take_until(Box::pin(stopped)).map(move |delivery| {
         let received = shared.received(delivery);
         // Every type of `api` serialises, see `json`.
         let data = serde_json::to_string(&received).unwrap_or_default();
@@ -104,7 +119,9 @@ pub(super) async fn stream(
     // The first comment tells a follower that it is connected before anything came.
     let hello = futures_util::stream::once(async { Ok(Event::default().comment("connected")) });
     let keep_alive = KeepAlive::new().interval(STREAM_HEARTBEAT);
-    Ok(Sse::new(hello.chain(events)).keep_alive(keep_alive).into_response())
+    Ok(Sse::new(hello.chain(events))
+        .keep_alive(keep_alive)
+        .into_response())
 }
 
 pub(super) async fn ack(
@@ -117,7 +134,13 @@ pub(super) async fn ack(
     for result in shared.messages.ack(&agent.local, vec![id]).await? {
         result?;
     }
-    Ok(json(StatusCode::OK, &Acked { id: id.to_string(), error: None }))
+    Ok(json(
+        StatusCode::OK,
+        &Acked {
+            id: id.to_string(),
+            error: None,
+        },
+    ))
 }
 
 pub(super) async fn ack_many(
@@ -128,14 +151,22 @@ pub(super) async fn ack_many(
     if request.ids.len() > ACK_MAX {
         return Err(Refused::schema(format!("at most {ACK_MAX} ids at once")));
     }
-    let ids: Vec<MessageId> =
-        request.ids.iter().map(|id| message_id(id)).collect::<Result<_, _>>()?;
+    let ids: Vec<MessageId> = request
+        .ids
+        .iter()
+        .map(|id| message_id(id))
+        .collect::<Result<_, _>>()?;
     let results = shared.messages.ack(&agent.local, ids.clone()).await?;
     let results = ids.into_iter().zip(results).map(|(id, result)| Acked {
         id: id.to_string(),
         error: result.err().map(|refusal| Refused::from(refusal).into()),
     });
-    Ok(json(StatusCode::OK, &AckAnswer { results: results.collect() }))
+    Ok(json(
+        StatusCode::OK,
+        &AckAnswer {
+            results: results.collect(),
+        },
+    ))
 }
 
 pub(super) async fn heartbeat(
@@ -146,10 +177,20 @@ pub(super) async fn heartbeat(
 ) -> Result<Response, Refused> {
     let id = message_id(&id)?;
     let hold = request.hold_s.map(Duration::from_secs);
-    for result in shared.messages.heartbeat(&agent.local, vec![id], hold).await? {
+    for result in shared
+        .messages
+        .heartbeat(&agent.local, vec![id], hold)
+        .await?
+    {
         result?;
     }
-    Ok(json(StatusCode::OK, &Acked { id: id.to_string(), error: None }))
+    Ok(json(
+        StatusCode::OK,
+        &Acked {
+            id: id.to_string(),
+            error: None,
+        },
+    ))
 }
 
 /// An agent that cannot do it now gives it back; it comes again at once, attempt + 1.
@@ -161,7 +202,13 @@ pub(super) async fn release(
 ) -> Result<Response, Refused> {
     let id = message_id(&id)?;
     shared.messages.release(&agent.local, vec![id]).await;
-    Ok(json(StatusCode::OK, &Acked { id: id.to_string(), error: None }))
+    Ok(json(
+        StatusCode::OK,
+        &Acked {
+            id: id.to_string(),
+            error: None,
+        },
+    ))
 }
 
 pub(super) async fn reply(
@@ -171,20 +218,32 @@ pub(super) async fn reply(
     Json(request): Json<ReplyRequest>,
 ) -> Result<Response, Refused> {
     let to = message_id(&id)?;
-    let ReplyRequest { body, body_base64, content_type, id } = request;
+    let ReplyRequest {
+        body,
+        body_base64,
+        content_type,
+        id,
+    } = request;
     let (content_type, body) = content(body, body_base64, content_type)?;
     let id = match id {
         Some(id) => message_id(&id)?,
         None => crate::messages::fresh_id(),
     };
-    let draft = ReplyDraft { id: Some(id), content_type, body };
+    let draft = ReplyDraft {
+        id: Some(id),
+        content_type,
+        body,
+    };
     match shared.messages.reply(&agent.local, to, draft).await {
-        Ok(sent) => Ok(json(StatusCode::OK, &SendAnswer {
-            id: sent.id.to_string(),
-            state: state(sent.state),
-            reply: None,
-            error: sent.error.map(failure),
-        })),
+        Ok(sent) => Ok(json(
+            StatusCode::OK,
+            &SendAnswer {
+                id: sent.id.to_string(),
+                state: state(sent.state),
+                reply: None,
+                error: sent.error.map(failure),
+            },
+        )),
         Err(error) => Err(Refused::of_message(id, &error)),
     }
 }
@@ -194,13 +253,35 @@ pub(super) async fn show(
     AsAgent(agent): AsAgent,
     Path(id): Path<String>,
 ) -> Result<Response, Refused> {
-    let status = shared.messages.state(&agent.local, message_id(&id)?).await?;
+    let status = shared
+        .messages
+        .state(&agent.local, message_id(&id)?)
+        .await?;
     Ok(json(StatusCode::OK, &status_answer(status)))
 }
 
 impl Shared {
+    /// What waits for others ends when the API does; the caller asks the next start.
+    async fn until_stopped<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Refused> {
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            biased;
+            done = waiting => Ok(done),
+            _ = stopping.changed() => Err(SendError::Stopping.into()),
+        }
+    }
+
     fn received(&self, delivery: Delivery) -> Received {
-        let Delivery { id, kind, from, to, content_type, body, created_at_ms, attempt } = delivery;
+        let Delivery {
+            id,
+            kind,
+            from,
+            to,
+            content_type,
+            body,
+            created_at_ms,
+            attempt,
+        } = delivery;
         let (body, body_base64) = Body::from_bytes(body.into()).into_fields();
         let reply_expected = kind == DeliveryKind::Request;
         let (kind, in_reply_to, error) = match kind {
@@ -230,7 +311,15 @@ impl Shared {
 
 /// The id is made here where the agent made none, so that a refusal can name it too.
 fn draft(request: SendRequest) -> Result<(MessageId, Draft), Refused> {
-    let SendRequest { to, body, body_base64, content_type, ttl_s, id, reply_expected } = request;
+    let SendRequest {
+        to,
+        body,
+        body_base64,
+        content_type,
+        ttl_s,
+        id,
+        reply_expected,
+    } = request;
     let (content_type, body) = content(body, body_base64, content_type)?;
     let id = match id {
         Some(id) => message_id(&id)?,

@@ -43,7 +43,10 @@ impl Seen {
     }
 
     pub(super) fn isolation(&self) -> Isolation {
-        match (self.own.load(Ordering::Relaxed), self.other.load(Ordering::Relaxed)) {
+        match (
+            self.own.load(Ordering::Relaxed),
+            self.other.load(Ordering::Relaxed),
+        ) {
             (false, true) => Isolation::Uid,
             _ => Isolation::None,
         }
@@ -54,7 +57,10 @@ impl Seen {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(0) + 1;
         let last = self.asked.load(Ordering::Relaxed);
         let due = last == 0 || now.saturating_sub(last) >= 5_000;
-        due && self.asked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        due && self
+            .asked
+            .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 }
 
@@ -94,6 +100,9 @@ mod tests {
         let client = TcpStream::connect(ours).expect("connected");
         let theirs = client.local_addr().expect("an address");
 
-        assert_eq!(owner_of(theirs, ours), Some(rustix::process::geteuid().as_raw()));
+        assert_eq!(
+            owner_of(theirs, ours),
+            Some(rustix::process::geteuid().as_raw())
+        );
     }
 }

@@ -19,12 +19,20 @@ pub(super) struct Refused {
 
 impl Refused {
     pub(super) fn new(status: StatusCode, code: &str, reason: impl Into<String>) -> Self {
-        Self { status, failure: Failure::new(code, reason), message: None }
+        Self {
+            status,
+            failure: Failure::new(code, reason),
+            message: None,
+        }
     }
 
     /// Nobody that this node knows, and not a word about what is here.
     pub(super) fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "a valid token is needed in Authorization: Bearer")
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "a valid token is needed in Authorization: Bearer",
+        )
     }
 
     pub(super) fn forbidden(code: &str, reason: &str) -> Self {
@@ -40,7 +48,11 @@ impl Refused {
     }
 
     pub(super) fn from_failure(failure: Failure) -> Self {
-        Self { status: status_of(&failure.code), failure, message: None }
+        Self {
+            status: status_of(&failure.code),
+            failure,
+            message: None,
+        }
     }
 
     pub(super) fn hint(mut self, hint: &str) -> Self {
@@ -56,7 +68,10 @@ impl Refused {
             "expired" => State::Expired,
             _ => State::Failed,
         };
-        Self { message: Some((id, state)), ..refused }
+        Self {
+            message: Some((id, state)),
+            ..refused
+        }
     }
 }
 
@@ -93,7 +108,10 @@ impl From<AgentsError> for Refused {
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "state"),
         };
         if status.is_server_error() {
-            tracing::error!(error = &error as &dyn std::error::Error, "the agents cannot be kept");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the agents cannot be kept"
+            );
         }
         Self::new(status, code, error.to_string())
     }
@@ -110,9 +128,22 @@ impl IntoResponse for Refused {
         let mut response = match self.message {
             Some((id, state)) => {
                 let id = id.to_string();
-                json(self.status, &SendAnswer { id, state, reply: None, error: Some(self.failure) })
+                json(
+                    self.status,
+                    &SendAnswer {
+                        id,
+                        state,
+                        reply: None,
+                        error: Some(self.failure),
+                    },
+                )
             }
-            None => json(self.status, &ErrorAnswer { error: self.failure }),
+            None => json(
+                self.status,
+                &ErrorAnswer {
+                    error: self.failure,
+                },
+            ),
         };
         let headers = response.headers_mut();
         match self.status {
@@ -134,7 +165,10 @@ pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Respons
     let bytes = serde_json::to_vec(value).unwrap_or_else(|_| b"{}".to_vec());
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }
 

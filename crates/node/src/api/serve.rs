@@ -37,6 +37,7 @@ use crate::state::StateDir;
 pub struct Api {
     shared: Arc<Shared>,
     listeners: Listeners,
+    stop: watch::Sender<()>,
 }
 
 /// What every connection needs.
@@ -63,6 +64,7 @@ impl Api {
                 warn!(%error, agent = %agent.local.name, "the agent has no inbox");
             }
         }
+        let (stop, stopping) = watch::channel(());
         let shared = Shared {
             config,
             state: state.clone(),
@@ -74,8 +76,13 @@ impl Api {
             own_uid: rustix::process::geteuid().as_raw(),
             counters: Counters::default(),
             seen: Seen::new(),
+            stopping,
         };
-        Ok(Self { shared: Arc::new(shared), listeners })
+        Ok(Self {
+            shared: Arc::new(shared),
+            listeners,
+            stop,
+        })
     }
 
     /// Where it listens.
@@ -85,11 +92,23 @@ impl Api {
 
     /// Serves until `shutdown` resolves; then finishes what is being answered, for a moment.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { shared, listeners: Listeners { unix, tcp, endpoints } } = self;
+        let Self {
+            shared,
+            listeners:
+                Listeners {
+                    unix,
+                    tcp,
+                    endpoints,
+                },
+            stop,
+        } = self;
         let router = TowerToHyperService::new(router(shared.clone()));
-        let server = Server { shared: shared.clone(), router };
+        let server = Server {
+            shared: shared.clone(),
+            router,
+        };
         let slots = Arc::new(Semaphore::new(shared.config.max_connections.max(1)));
-        let (stop, stopping) = watch::channel(());
+        let stopping = shared.stopping.clone();
         let mut connections = JoinSet::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -146,7 +165,10 @@ impl Server {
         _slot: OwnedSemaphorePermit,
         mut stopping: watch::Receiver<()>,
     ) {
-        self.shared.counters.connections.fetch_add(1, Ordering::Relaxed);
+        self.shared
+            .counters
+            .connections
+            .fetch_add(1, Ordering::Relaxed);
         let service = service_fn(|request| self.answer(peer, request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -202,7 +224,10 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/status", get(admin::status))
         .route("/v1/policy", get(admin::policy))
         .route("/v1/admin/agents", get(admin::list).post(admin::add))
-        .route("/v1/admin/agents/{name}", get(admin::show).delete(admin::remove))
+        .route(
+            "/v1/admin/agents/{name}",
+            get(admin::show).delete(admin::remove),
+        )
         .route("/v1/admin/agents/{name}/rotate", post(admin::rotate))
         .fallback(admin::unknown)
         .method_not_allowed_fallback(admin::wrong_method)

@@ -96,9 +96,11 @@ impl Gossip {
     pub fn handle_boot(&mut self, peer: NodeId, counter: u64) -> Option<CloneAlarm> {
         let remote = self.peers.get(&peer).and_then(|peer| peer.remote);
         match self.boots.get(&peer) {
-            Some(seen) if seen.counter > counter => {
-                Some(CloneAlarm { node: peer, one: seen.remote, other: remote })
-            }
+            Some(seen) if seen.counter > counter => Some(CloneAlarm {
+                node: peer,
+                one: seen.remote,
+                other: remote,
+            }),
             _ => {
                 self.boots.insert(peer, Boot { counter, remote });
                 None
@@ -115,7 +117,9 @@ impl Gossip {
         now: Instant,
     ) -> bool {
         let wanted = newer(theirs, mine);
-        let Some(peer) = self.peers.get_mut(peer) else { return false };
+        let Some(peer) = self.peers.get_mut(peer) else {
+            return false;
+        };
         if wanted.is_empty() {
             peer.until = None;
             peer.awaited.clear();
@@ -145,7 +149,9 @@ impl Gossip {
         mine: &Heads,
         now: Instant,
     ) -> Vec<Kind> {
-        let Some(peer) = self.peers.get_mut(peer) else { return Vec::new() };
+        let Some(peer) = self.peers.get_mut(peer) else {
+            return Vec::new();
+        };
         if now.saturating_duration_since(peer.pulls_since) >= PULLS_EVERY {
             peer.pulls = 0;
             peer.pulls_since = now;
@@ -176,7 +182,9 @@ impl Gossip {
     /// Whether messages on the session of this peer may be judged: not before its hello, nor while
     /// it awaits newer documents than this node holds.
     pub fn is_ready(&self, peer: &NodeId) -> bool {
-        self.peers.get(peer).is_some_and(|peer| peer.ready && peer.awaited.is_empty())
+        self.peers
+            .get(peer)
+            .is_some_and(|peer| peer.ready && peer.awaited.is_empty())
     }
 }
 
@@ -208,8 +216,14 @@ mod tests {
     use super::*;
 
     fn heads(policy: u64) -> Heads {
-        let order = Order { epoch: 1, version: policy };
-        Heads { policy: Some((order, Digest([1; 32]))), ..Heads::default() }
+        let order = Order {
+            epoch: 1,
+            version: policy,
+        };
+        Heads {
+            policy: Some((order, Digest([1; 32]))),
+            ..Heads::default()
+        }
     }
 
     #[test]
@@ -250,11 +264,19 @@ mod tests {
         gossip.handle_up(peer, None, now);
 
         let served = (0..100)
-            .filter(|_| !gossip.handle_pull(&peer, &heads(1), &heads(2), now).is_empty())
+            .filter(|_| {
+                !gossip
+                    .handle_pull(&peer, &heads(1), &heads(2), now)
+                    .is_empty()
+            })
             .count();
 
         assert_eq!(served, 8);
-        assert!(!gossip.handle_pull(&peer, &heads(1), &heads(2), now + PULLS_EVERY).is_empty());
+        assert!(
+            !gossip
+                .handle_pull(&peer, &heads(1), &heads(2), now + PULLS_EVERY)
+                .is_empty()
+        );
     }
 
     #[test]
@@ -270,6 +292,13 @@ mod tests {
         gossip.handle_up(peer, Some(other), now);
         let alarm = gossip.handle_boot(peer, 3);
 
-        assert_eq!(alarm, Some(CloneAlarm { node: peer, one: Some(one), other: Some(other) }));
+        assert_eq!(
+            alarm,
+            Some(CloneAlarm {
+                node: peer,
+                one: Some(one),
+                other: Some(other)
+            })
+        );
     }
 }

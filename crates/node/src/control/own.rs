@@ -42,8 +42,8 @@ impl Own {
             Some(current) if current.wireguard != wanted.wireguard => true,
             Some(current) if clock >= current.expires_at.minus(LIFE / 3) => true,
             Some(current) => {
-                let moved = current.relays != wanted.relays
-                    || current.addresses != wanted.addresses;
+                let moved =
+                    current.relays != wanted.relays || current.addresses != wanted.addresses;
                 moved && self.made_at.is_none_or(|made| now >= made + SETTLE)
             }
         };
@@ -54,7 +54,12 @@ impl Own {
         // Never below the seconds since 1970: a node that was restored from an old backup would
         // otherwise sign sequences that its peers have seen.
         let sequence = current.map_or(0, |current| current.sequence.saturating_add(1));
-        let Wanted { node, wireguard, relays, addresses } = wanted.clone();
+        let Wanted {
+            node,
+            wireguard,
+            relays,
+            addresses,
+        } = wanted.clone();
         Some(NodeRecord {
             node,
             wireguard,
@@ -105,7 +110,9 @@ mod tests {
     fn a_record_is_renewed_at_two_thirds_of_its_life_with_a_higher_sequence() {
         let (now, clock) = (Instant::now(), UnixTime(1_000_000));
         let mut own = Own::default();
-        let first = own.renew(&wanted(), None, now, clock).expect("there was none");
+        let first = own
+            .renew(&wanted(), None, now, clock)
+            .expect("there was none");
         let before = clock.plus(LIFE * 2 / 3).minus(Duration::from_secs(1));
 
         assert_eq!(own.renew(&wanted(), Some(&first), now, before), None);
@@ -118,12 +125,23 @@ mod tests {
     fn a_changed_key_renews_at_once_and_changed_relays_once_a_minute() {
         let (now, clock) = (Instant::now(), UnixTime(1_000_000));
         let mut own = Own::default();
-        let first = own.renew(&wanted(), None, now, clock).expect("there was none");
-        let key = Wanted { wireguard: WireGuardPublic([9; 32]), ..wanted() };
-        let relays = Wanted { relays: Vec::new(), ..wanted() };
+        let first = own
+            .renew(&wanted(), None, now, clock)
+            .expect("there was none");
+        let key = Wanted {
+            wireguard: WireGuardPublic([9; 32]),
+            ..wanted()
+        };
+        let relays = Wanted {
+            relays: Vec::new(),
+            ..wanted()
+        };
 
         assert!(own.renew(&relays, Some(&first), now, clock).is_none());
-        assert!(own.renew(&relays, Some(&first), now + SETTLE, clock).is_some());
+        assert!(
+            own.renew(&relays, Some(&first), now + SETTLE, clock)
+                .is_some()
+        );
         assert!(own.renew(&key, Some(&first), now + SETTLE, clock).is_some());
     }
 

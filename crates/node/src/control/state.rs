@@ -6,6 +6,9 @@
 //! snapshots) and passed on (the gossip). **Invariant:** a beacon's silence, its lies about
 //! presence and its `Removed` take nothing away; only signed documents and the clock do.
 
+mod spread;
+mod views;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use identity::{
-    Alarm, Change, Digest, Heads, IdentityKey, Member, NodeId, Order, Role, Standing,
-    Trust, TrustError, UnixTime, WireGuardPublic,
+    Alarm, Change, Digest, Heads, IdentityKey, Member, NodeId, Order, Role, Standing, Trust,
+    TrustError, UnixTime, WireGuardPublic,
 };
 use net::link::Papers;
 use policy::Policy;
@@ -23,9 +26,9 @@ use wire::link::Refusal;
 use wire::map::{Cursor, Document, MapRequest, MapUpdate, PublishError};
 use wire::peer::{Hello, PeerFrame};
 
+use crate::control::Beacon;
 use crate::control::gossip::{self, CloneAlarm, Gossip, Kind};
 use crate::control::own::{Own, Wanted};
-use crate::control::Beacon;
 use crate::world::{World, WorldMember, WorldPolicy};
 
 /// The moment of an input, on both clocks.
@@ -237,7 +240,10 @@ impl State {
         link.down_at = None;
         link.restricted = restricted;
         link.caught_up = false;
-        let watch = MapRequest::Watch { cursor: link.cursor, heads: self.trust.heads() };
+        let watch = MapRequest::Watch {
+            cursor: link.cursor,
+            heads: self.trust.heads(),
+        };
         self.outputs.push_back(Output::ToBeacon(beacon, watch));
         if restricted.is_none() {
             self.publish_own(beacon);
@@ -270,7 +276,11 @@ impl State {
             MapUpdate::Document(document) => {
                 self.accept(&document, Source::Beacon(beacon));
             }
-            MapUpdate::Presence { node, online, last_seen } => {
+            MapUpdate::Presence {
+                node,
+                online,
+                last_seen,
+            } => {
                 if self.trust.member(&node).is_some()
                     && let Some(link) = self.links.get_mut(&beacon)
                 {
@@ -285,12 +295,17 @@ impl State {
                 }
             }
             MapUpdate::CaughtUp { cursor, heads, .. } => self.caught_up(beacon, cursor, &heads),
-            MapUpdate::Answer { result: Err(PublishError::Store), .. } => {
+            MapUpdate::Answer {
+                result: Err(PublishError::Store),
+                ..
+            } => {
                 if let Some(link) = self.links.get_mut(&beacon) {
                     link.again = true;
                 }
             }
-            MapUpdate::Answer { result: Err(error), .. } if error != PublishError::Older => {
+            MapUpdate::Answer {
+                result: Err(error), ..
+            } if error != PublishError::Older => {
                 tracing::warn!(%beacon, %error, "a beacon did not take a document");
             }
             MapUpdate::Answer { .. } | MapUpdate::Receipt { .. } => {}
@@ -399,7 +414,11 @@ impl State {
     /// When [`State::handle_timeout`] should be called.
     pub fn deadline(&self) -> Instant {
         let deadlines = [self.gossip.deadline(), self.retry_at, Some(self.tick_at)];
-        deadlines.into_iter().flatten().min().unwrap_or(self.tick_at)
+        deadlines
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.tick_at)
     }
 
     /// The snapshot is on disk: what follows from it may be activated.
@@ -500,7 +519,10 @@ impl State {
 
     fn handle_heads(&mut self, peer: NodeId, theirs: &Heads) {
         let mine = self.trust.heads();
-        if self.gossip.handle_heads(&peer, theirs, &mine, self.now.instant) {
+        if self
+            .gossip
+            .handle_heads(&peer, theirs, &mine, self.now.instant)
+        {
             self.to_peer(peer, PeerFrame::Pull(mine));
         }
     }
@@ -508,7 +530,9 @@ impl State {
     fn caught_up(&mut self, beacon: NodeId, cursor: Cursor, theirs: &Heads) {
         let mine = self.trust.heads();
         let first = {
-            let Some(link) = self.links.get_mut(&beacon).filter(|link| link.up) else { return };
+            let Some(link) = self.links.get_mut(&beacon).filter(|link| link.up) else {
+                return;
+            };
             link.cursor = Some(cursor);
             let first = !std::mem::replace(&mut link.caught_up, true);
             first && link.restricted.is_none()
@@ -568,7 +592,11 @@ impl State {
         }
         let clock = self.trust.clock(self.now.clock);
         let current = self.trust.record(&self.me.node).map(|(record, _)| record);
-        let relays = self.relays(current.map(|record| record.relays.as_slice()).unwrap_or(&[]));
+        let relays = self.relays(
+            current
+                .map(|record| record.relays.as_slice())
+                .unwrap_or(&[]),
+        );
         let wanted = Wanted {
             node: self.me.node,
             wireguard: self.me.wireguard,
@@ -604,331 +632,17 @@ impl State {
         all
     }
 
-    /// Makes every snapshot again, and puts out those that changed.
-    fn rebuild(&mut self) {
-        let clock = self.now.clock;
-        let standing = self.trust.standing(&self.me.node, clock);
-        if self.told.standing.replace(standing) != Some(standing) && standing != Standing::Good {
-            self.event(Event::Ended(standing));
-        }
-        let revoked: BTreeSet<NodeId> = self
-            .trust
-            .members()
-            .map(|member| member.node)
-            .filter(|node| self.trust.standing(node, clock) == Standing::Revoked)
-            .collect();
-        for node in revoked.difference(&self.told.revoked).copied().collect::<Vec<_>>() {
-            self.event(Event::Revoked(node));
-        }
-        self.told.revoked = revoked;
-        self.rebuild_world();
-        let peers = self.peers();
-        if self.told.peers.as_deref() != Some(&peers) {
-            let peers = Arc::new(peers);
-            self.told.peers = Some(Arc::clone(&peers));
-            self.outputs.push_back(Output::Peers(peers));
-        }
-        let beacons = self.beacons(standing);
-        if self.told.beacons.as_deref() != Some(&beacons) {
-            let beacons = Arc::new(beacons);
-            self.links.retain(|node, _| beacons.iter().any(|beacon| beacon.node == *node));
-            self.told.beacons = Some(Arc::clone(&beacons));
-            self.outputs.push_back(Output::Beacons(beacons));
-        }
-        if let Some(papers) = self.papers()
-            && self.told.papers.as_ref() != Some(&papers)
-        {
-            self.told.papers = Some(papers.clone());
-            self.outputs.push_back(Output::Papers(papers));
-        }
-        let status = self.status(standing);
-        if self.told.status.as_deref() != Some(&status) {
-            let status = Arc::new(status);
-            self.told.status = Some(Arc::clone(&status));
-            self.outputs.push_back(Output::Status(status));
-        }
-    }
-
-    fn rebuild_world(&mut self) {
-        let clock = self.now.clock;
-        let members: Vec<(NodeId, Digest)> = self
-            .trust
-            .members()
-            .filter(|member| member.role == Role::Gateway)
-            .filter(|member| self.trust.standing(&member.node, clock) == Standing::Good)
-            .map(|member| (member.node, member.membership))
-            .collect();
-        let digest = self.trust.policy().map(|bundle| bundle.digest);
-        let key = (digest, members.clone());
-        if self.told.world.as_ref() == Some(&key) {
-            return;
-        }
-        let policy_is_news = self.told.world.as_ref().is_none_or(|(told, _)| *told != digest);
-        self.told.world = Some(key);
-        self.compile(&members);
-        let mut world = World::alone(self.me.node, self.trust.mesh_name().clone());
-        for (node, _) in &members {
-            if let Some(member) = self.trust.member(node).and_then(world_member) {
-                world.insert(member);
-            }
-        }
-        let bundle = self.trust.policy();
-        let policy = self.compiled.as_ref().and_then(|compiled| compiled.policy.clone());
-        if let (Some(bundle), Some(policy)) = (bundle, policy) {
-            let (order, signed_at) = (bundle.order, bundle.signed_at);
-            let text = bundle.text.as_str().into();
-            world.policy = Some(WorldPolicy { policy, order, signed_at, text });
-            if policy_is_news {
-                self.event(Event::Policy(order));
-            }
-        }
-        self.outputs.push_back(Output::World(Arc::new(world)));
-    }
-
-    /// Reads the policy where it is new, and resolves it for these members.
-    fn compile(&mut self, members: &[(NodeId, Digest)]) {
-        let Some(bundle) = self.trust.policy() else {
-            self.compiled = None;
-            return;
-        };
-        let known = self.compiled.take().filter(|compiled| compiled.digest == bundle.digest);
-        let mut compiled = match known {
-            Some(known) => known,
-            None => {
-                let document = match policy::Document::parse(POLICY_NAME, &bundle.text) {
-                    Ok((document, _)) => Some(document),
-                    Err(diagnostics) => {
-                        // Signed, and newer than this program: to go on with the older policy
-                        // would allow what was taken away.
-                        let why = diagnostics.first().map(ToString::to_string).unwrap_or_default();
-                        self.outputs.push_back(Output::Event(Event::PolicyUnreadable(why)));
-                        None
-                    }
-                };
-                let digest = bundle.digest;
-                Compiled { digest, document, members: Vec::new(), policy: None }
-            }
-        };
-        if compiled.members != members || compiled.policy.is_none() {
-            let nodes: Vec<policy::Node> = members
-                .iter()
-                .filter_map(|(node, _)| self.trust.member(node))
-                .map(|member| policy::Node {
-                    id: member.node,
-                    name: member.name.clone(),
-                    user: member.user.clone(),
-                    tags: member.tags.clone(),
-                    addresses: member.overlay.into_iter().map(Into::into).collect(),
-                })
-                .collect();
-            let compile = |document| Arc::new(Policy::compile(document, &nodes));
-            compiled.policy = compiled.document.as_ref().map(compile);
-            compiled.members = members.to_vec();
-        }
-        self.compiled = Some(compiled);
-    }
-
-    /// Everybody whom some grant joins to us, in good standing, with a record. Beacons never.
-    fn peers(&self) -> Vec<PeerConfig> {
-        let clock = self.now.clock;
-        let me = self.me.node;
-        let policy = self.compiled.as_ref().and_then(|compiled| compiled.policy.as_ref());
-        let Some(policy) = policy else { return Vec::new() };
-        if self.trust.standing(&me, clock) != Standing::Good {
-            return Vec::new();
-        }
-        let by_trust_clock = self.trust.clock(clock);
-        self.trust
-            .members()
-            .filter(|member| member.role == Role::Gateway && member.node != me)
-            .filter(|member| self.trust.standing(&member.node, clock) == Standing::Good)
-            .filter(|member| policy.may_talk(&me, &member.node))
-            .filter_map(|member| {
-                let (record, _) = self.trust.record(&member.node)?;
-                if record.expires_at <= by_trust_clock || !self.owns(member.node, record.wireguard)
-                {
-                    return None;
-                }
-                Some(PeerConfig {
-                    node: member.node,
-                    wireguard: record.wireguard,
-                    overlay: member.overlay?,
-                    relays: record.relays.clone(),
-                    addresses: record.addresses.clone(),
-                    last_good: self.last_good.get(&member.node).cloned().unwrap_or_default(),
-                })
-            })
-            .collect()
-    }
-
-    /// Whether this node is the one to expect behind that WireGuard key. A claim excludes nobody
-    /// (identity.md §5): who proved it has it; while nobody did, the claimants take turns.
-    fn owns(&self, node: NodeId, key: WireGuardPublic) -> bool {
-        let claimants: Vec<NodeId> = self
-            .trust
-            .claimants(&key)
-            .filter(|node| self.trust.standing(node, self.now.clock) == Standing::Good)
-            .collect();
-        if claimants.len() <= 1 {
-            return true;
-        }
-        match claimants.iter().find(|claimant| self.proved.contains(&(**claimant, key))) {
-            Some(owner) => *owner == node,
-            None => claimants.get(self.rotation % claimants.len()) == Some(&node),
-        }
-    }
-
-    fn beacons(&self, standing: Standing) -> Vec<Beacon> {
-        let ended = standing != Standing::Good;
-        self.trust
-            .members()
-            .filter(|member| member.role == Role::Beacon)
-            .filter(|member| {
-                ended || self.trust.standing(&member.node, self.now.clock) == Standing::Good
-            })
-            .filter_map(|member| {
-                let address = member.beacon.clone()?;
-                Some(Beacon { node: member.node, address, key: member.identity, any_key: ended })
-            })
-            .collect()
-    }
-
-    fn papers(&self) -> Option<Papers> {
-        let certificate = self.trust.certificate(&self.me.node)?;
-        let (_, record) = self.trust.record(&self.me.node)?;
-        Some(Papers {
-            certificate: Bytes::copy_from_slice(certificate),
-            record: Bytes::copy_from_slice(record),
-        })
-    }
-
-    fn status(&self, standing: Standing) -> Status {
-        let mut presence: BTreeMap<NodeId, (bool, UnixTime)> = BTreeMap::new();
-        for (node, (online, seen)) in self.links.values().flat_map(|link| &link.presence) {
-            let known = presence.entry(*node).or_insert((*online, *seen));
-            *known = (known.0 || *online, known.1.max(*seen));
-        }
-        Status {
-            standing: Some(standing),
-            expires_at: self.trust.member(&self.me.node).map(|member| member.expires_at),
-            policy: self.trust.policy().map(|bundle| (bundle.order, bundle.signed_at)),
-            map_at: self.map_at,
-            map_live: self.is_live(),
-            presence,
-            restricted: self
-                .links
-                .iter()
-                .filter(|(_, link)| link.up)
-                .filter_map(|(node, link)| Some((*node, link.restricted?)))
-                .collect(),
-        }
-    }
-
-    fn is_live(&self) -> bool {
-        self.links.values().any(|link| link.up && link.caught_up)
-    }
-
-    /// What a peer is shown beside the hello: what it needs to judge us, and its own certificate,
-    /// in case that is a renewal which no beacon lets through.
-    fn greeting(&self, peer: &NodeId) -> Vec<Document> {
-        let mut documents = self.beacon_certificates(peer);
-        for node in [&self.me.node, peer] {
-            if let Some(bytes) = self.trust.certificate(node) {
-                documents.push(Document::Certificate(Bytes::copy_from_slice(bytes)));
-            }
-        }
-        if let Some((_, bytes)) = self.trust.record(&self.me.node) {
-            documents.push(Document::Record(Bytes::copy_from_slice(bytes)));
-        }
-        documents
-    }
-
-    fn beacon_certificates(&self, but: &NodeId) -> Vec<Document> {
-        self.trust
-            .members()
-            .filter(|member| member.role == Role::Beacon && member.node != *but)
-            .filter_map(|member| self.trust.certificate(&member.node))
-            .map(|bytes| Document::Certificate(Bytes::copy_from_slice(bytes)))
-            .collect()
-    }
-
-    fn head_document(&self, kind: Kind) -> Option<Document> {
-        match kind {
-            Kind::TrustLog => {
-                Some(Document::TrustLog(Bytes::copy_from_slice(self.trust.trust_log())))
-            }
-            Kind::Revocations => {
-                let set = self.trust.revocations()?;
-                Some(Document::Revocations(Bytes::copy_from_slice(&set.bytes)))
-            }
-            Kind::Policy => {
-                let bundle = self.trust.policy()?;
-                Some(Document::Policy(Bytes::copy_from_slice(&bundle.bytes)))
-            }
-        }
-    }
-
-    fn publish_own(&mut self, beacon: NodeId) {
-        if let Some(bytes) = self.trust.certificate(&self.me.node) {
-            let document = Document::Certificate(Bytes::copy_from_slice(bytes));
-            self.publish(beacon, document);
-        }
-        if let Some((_, bytes)) = self.trust.record(&self.me.node) {
-            let document = Document::Record(Bytes::copy_from_slice(bytes));
-            self.publish(beacon, document);
-        }
-    }
-
-    /// Records that come in by an introduction are not ours to publish.
-    fn publish_own_record(&mut self, document: &Document) {
-        let own = self.trust.record(&self.me.node).map(|(_, bytes)| bytes);
-        if matches!((document, own), (Document::Record(bytes), Some(own)) if bytes[..] == *own) {
-            self.publish_but(Source::Here, document);
-        }
-    }
-
-    fn publish_but(&mut self, source: Source, document: &Document) {
-        let beacons: Vec<NodeId> = self
-            .links
-            .iter()
-            .filter(|(node, link)| {
-                link.up && link.restricted.is_none() && source != Source::Beacon(**node)
-            })
-            .map(|(node, _)| *node)
-            .collect();
-        for beacon in beacons {
-            self.publish(beacon, document.clone());
-        }
-    }
-
-    fn publish(&mut self, beacon: NodeId, document: Document) {
-        if let Some(link) = self.links.get_mut(&beacon) {
-            link.requests = link.requests.wrapping_add(1);
-            let request = MapRequest::Publish { request: link.requests, document };
-            self.outputs.push_back(Output::ToBeacon(beacon, request));
-        }
-    }
-
-    fn to_peers_but(&mut self, source: Source, frame: &PeerFrame) {
-        let peers: Vec<NodeId> =
-            self.gossip.peers().filter(|peer| source != Source::Peer(*peer)).collect();
-        for peer in peers {
-            self.to_peer(peer, frame.clone());
-        }
-    }
-
-    fn to_peer(&mut self, peer: NodeId, frame: PeerFrame) {
-        self.outputs.push_back(Output::ToPeer(peer, frame));
-    }
-
     fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
 
     /// Says which sessions may judge messages now.
     fn tell_ready(&mut self) {
-        let now_ready: BTreeSet<NodeId> =
-            self.gossip.peers().filter(|peer| self.gossip.is_ready(peer)).collect();
+        let now_ready: BTreeSet<NodeId> = self
+            .gossip
+            .peers()
+            .filter(|peer| self.gossip.is_ready(peer))
+            .collect();
         for peer in now_ready.difference(&self.ready) {
             self.outputs.push_back(Output::Event(Event::Ready(*peer)));
         }
@@ -956,21 +670,6 @@ fn kind_of(document: &Document) -> Option<Kind> {
         Document::Certificate(_) | Document::Record(_) => None,
     }
 }
-
-fn world_member(member: &Member) -> Option<WorldMember> {
-    Some(WorldMember {
-        node: member.node,
-        name: member.name.clone(),
-        user: member.user.clone(),
-        tags: member.tags.clone(),
-        identity: member.identity,
-        overlay: member.overlay?,
-        expires_at: member.expires_at,
-    })
-}
-
-/// How the policy is called in what is said about it.
-const POLICY_NAME: &str = "policy.hujson";
 
 /// How often dates are compared with the clock.
 const TICK: Duration = Duration::from_secs(30);

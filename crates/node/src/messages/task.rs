@@ -146,15 +146,16 @@ impl Plane {
             tokio::select! {
                 biased;
                 () = self.spool.changed() => {}
-                permit = self.outputs.clone().reserve_owned(), if !self.unsent.is_empty() => {
-                    match (permit, self.unsent.pop_front()) {
-                        (Ok(permit), Some(output)) => {
+                permit = outputs.reserve(), if !self.unsent.is_empty() => match permit {
+                    Ok(permit) => {
+                        if let Some(output) = self.unsent.pop_front() {
                             permit.send(output);
                         }
-                        // Nobody carries messages any longer; they wait in the spool.
-                        _ => self.unsent.clear(),
+                        self.send_unsent();
                     }
-                }
+                    // Nobody carries messages any longer; they wait in the spool.
+                    Err(_) => self.unsent.clear(),
+                },
                 input = self.inputs.recv(), if inputs_open && room => match input {
                     Some(input) => self.handle_inputs(input),
                     None => inputs_open = false,
@@ -236,6 +237,16 @@ impl Plane {
         match self.outputs.try_send(output) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
             Err(mpsc::error::TrySendError::Full(output)) => self.unsent.push_back(output),
+        }
+    }
+
+    fn send_unsent(&mut self) {
+        while !self.unsent.is_empty()
+            && let Ok(permit) = self.outputs.try_reserve()
+        {
+            if let Some(output) = self.unsent.pop_front() {
+                            permit.send(output);
+                        }
         }
     }
 

@@ -150,7 +150,9 @@ impl Store {
             let mut all = self.connection.prepare(&sql)?;
             let mut all = all.query([])?;
             while let Some(row) = all.next()? {
-                let (id, sealed) = (row.get::<_, i64>(0)?, row.get_ref(1)?.as_blob()?);
+                // Whatever else SQLite holds there is no more a row than damaged bytes are.
+                let id = row.get::<_, i64>(0)?;
+                let sealed = row.get_ref(1)?.as_bytes().unwrap_or_default();
                 let row_id = RowId(u64::try_from(id).unwrap_or(0));
                 let key_id = seal::key_id_of(sealed);
                 let opener = key_id.and_then(|id| openers.get(&id));

@@ -1,0 +1,308 @@
+//! What follows from the beliefs: the snapshots that the rest of the node acts on. Each is made
+//! anew from [`Trust`](identity::Trust) and put out only where it differs from the last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use identity::{Digest, Member, NodeId, Role, Standing, UnixTime, WireGuardPublic};
+use net::link::Papers;
+use policy::Policy;
+use tunnel::PeerConfig;
+
+use super::{Compiled, Event, Output, State, Status};
+use crate::control::Beacon;
+use crate::world::{World, WorldMember, WorldPolicy};
+
+impl State {
+    /// Makes every snapshot again, and puts out those that changed.
+    pub(super) fn rebuild(&mut self) {
+        let clock = self.now.clock;
+        let standing = self.trust.standing(&self.me.node, clock);
+        if self.told.standing.replace(standing) != Some(standing) && standing != Standing::Good {
+            self.event(Event::Ended(standing));
+        }
+        let revoked: BTreeSet<NodeId> = self
+            .trust
+            .members()
+            .map(|member| member.node)
+            .filter(|node| self.trust.standing(node, clock) == Standing::Revoked)
+            .collect();
+        for node in revoked
+            .difference(&self.told.revoked)
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            self.event(Event::Revoked(node));
+        }
+        self.told.revoked = revoked;
+        self.rebuild_world();
+        let peers = self.peers();
+        if self.told.peers.as_deref() != Some(&peers) {
+            let peers = Arc::new(peers);
+            self.told.peers = Some(Arc::clone(&peers));
+            self.outputs.push_back(Output::Peers(peers));
+        }
+        let beacons = self.beacons(standing);
+        if self.told.beacons.as_deref() != Some(&beacons) {
+            let beacons = Arc::new(beacons);
+            self.links
+                .retain(|node, _| beacons.iter().any(|beacon| beacon.node == *node));
+            self.told.beacons = Some(Arc::clone(&beacons));
+            self.outputs.push_back(Output::Beacons(beacons));
+        }
+        if let Some(papers) = self.papers()
+            && self.told.papers.as_ref() != Some(&papers)
+        {
+            self.told.papers = Some(papers.clone());
+            self.outputs.push_back(Output::Papers(papers));
+        }
+        let status = self.status(standing);
+        if self.told.status.as_deref() != Some(&status) {
+            let status = Arc::new(status);
+            self.told.status = Some(Arc::clone(&status));
+            self.outputs.push_back(Output::Status(status));
+        }
+    }
+
+    fn rebuild_world(&mut self) {
+        let clock = self.now.clock;
+        let members: Vec<(NodeId, Digest)> = self
+            .trust
+            .members()
+            .filter(|member| member.role == Role::Gateway)
+            .filter(|member| self.trust.standing(&member.node, clock) == Standing::Good)
+            .map(|member| (member.node, member.membership))
+            .collect();
+        let digest = self.trust.policy().map(|bundle| bundle.digest);
+        let key = (digest, members.clone());
+        if self.told.world.as_ref() == Some(&key) {
+            return;
+        }
+        let policy_is_news = self
+            .told
+            .world
+            .as_ref()
+            .is_none_or(|(told, _)| *told != digest);
+        self.told.world = Some(key);
+        self.compile(&members);
+        let mut world = World::alone(self.me.node, self.trust.mesh_name().clone());
+        for (node, _) in &members {
+            if let Some(member) = self.trust.member(node).and_then(world_member) {
+                world.insert(member);
+            }
+        }
+        let bundle = self.trust.policy();
+        let policy = self
+            .compiled
+            .as_ref()
+            .and_then(|compiled| compiled.policy.clone());
+        if let (Some(bundle), Some(policy)) = (bundle, policy) {
+            let (order, signed_at) = (bundle.order, bundle.signed_at);
+            let text = bundle.text.as_str().into();
+            world.policy = Some(WorldPolicy {
+                policy,
+                order,
+                signed_at,
+                text,
+            });
+            if policy_is_news {
+                self.event(Event::Policy(order));
+            }
+        }
+        self.outputs.push_back(Output::World(Arc::new(world)));
+    }
+
+    /// Reads the policy where it is new, and resolves it for these members.
+    fn compile(&mut self, members: &[(NodeId, Digest)]) {
+        let Some(bundle) = self.trust.policy() else {
+            self.compiled = None;
+            return;
+        };
+        let known = self
+            .compiled
+            .take()
+            .filter(|compiled| compiled.digest == bundle.digest);
+        let mut compiled = match known {
+            Some(known) => known,
+            None => {
+                let document = match policy::Document::parse(POLICY_NAME, &bundle.text) {
+                    Ok((document, _)) => Some(document),
+                    Err(diagnostics) => {
+                        // Signed, and newer than this program: to go on with the older policy
+                        // would allow what was taken away.
+                        let why = diagnostics
+                            .first()
+                            .map(ToString::to_string)
+                            .unwrap_or_default();
+                        self.outputs
+                            .push_back(Output::Event(Event::PolicyUnreadable(why)));
+                        None
+                    }
+                };
+                let digest = bundle.digest;
+                Compiled {
+                    digest,
+                    document,
+                    members: Vec::new(),
+                    policy: None,
+                }
+            }
+        };
+        if compiled.members != members || compiled.policy.is_none() {
+            let nodes: Vec<policy::Node> = members
+                .iter()
+                .filter_map(|(node, _)| self.trust.member(node))
+                .map(|member| policy::Node {
+                    id: member.node,
+                    name: member.name.clone(),
+                    user: member.user.clone(),
+                    tags: member.tags.clone(),
+                    addresses: member.overlay.into_iter().map(Into::into).collect(),
+                })
+                .collect();
+            let compile = |document| Arc::new(Policy::compile(document, &nodes));
+            compiled.policy = compiled.document.as_ref().map(compile);
+            compiled.members = members.to_vec();
+        }
+        self.compiled = Some(compiled);
+    }
+
+    /// Everybody whom some grant joins to us, in good standing, with a record. Beacons never.
+    pub(super) fn peers(&self) -> Vec<PeerConfig> {
+        let clock = self.now.clock;
+        let me = self.me.node;
+        let policy = self
+            .compiled
+            .as_ref()
+            .and_then(|compiled| compiled.policy.as_ref());
+        let Some(policy) = policy else {
+            return Vec::new();
+        };
+        if self.trust.standing(&me, clock) != Standing::Good {
+            return Vec::new();
+        }
+        let by_trust_clock = self.trust.clock(clock);
+        self.trust
+            .members()
+            .filter(|member| member.role == Role::Gateway && member.node != me)
+            .filter(|member| self.trust.standing(&member.node, clock) == Standing::Good)
+            .filter(|member| policy.may_talk(&me, &member.node))
+            .filter_map(|member| {
+                let (record, _) = self.trust.record(&member.node)?;
+                if record.expires_at <= by_trust_clock || !self.owns(member.node, record.wireguard)
+                {
+                    return None;
+                }
+                Some(PeerConfig {
+                    node: member.node,
+                    wireguard: record.wireguard,
+                    overlay: member.overlay?,
+                    relays: record.relays.clone(),
+                    addresses: record.addresses.clone(),
+                    last_good: self
+                        .last_good
+                        .get(&member.node)
+                        .cloned()
+                        .unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+
+    /// Whether this node is the one to expect behind that WireGuard key. A claim excludes nobody
+    /// (identity.md §5): who proved it has it; while nobody did, the claimants take turns.
+    fn owns(&self, node: NodeId, key: WireGuardPublic) -> bool {
+        let claimants: Vec<NodeId> = self
+            .trust
+            .claimants(&key)
+            .filter(|node| self.trust.standing(node, self.now.clock) == Standing::Good)
+            .collect();
+        if claimants.len() <= 1 {
+            return true;
+        }
+        match claimants
+            .iter()
+            .find(|claimant| self.proved.contains(&(**claimant, key)))
+        {
+            Some(owner) => *owner == node,
+            None => claimants.get(self.rotation % claimants.len()) == Some(&node),
+        }
+    }
+
+    fn beacons(&self, standing: Standing) -> Vec<Beacon> {
+        let ended = standing != Standing::Good;
+        self.trust
+            .members()
+            .filter(|member| member.role == Role::Beacon)
+            .filter(|member| {
+                ended || self.trust.standing(&member.node, self.now.clock) == Standing::Good
+            })
+            .filter_map(|member| {
+                let address = member.beacon.clone()?;
+                Some(Beacon {
+                    node: member.node,
+                    address,
+                    key: member.identity,
+                    any_key: ended,
+                })
+            })
+            .collect()
+    }
+
+    fn papers(&self) -> Option<Papers> {
+        let certificate = self.trust.certificate(&self.me.node)?;
+        let (_, record) = self.trust.record(&self.me.node)?;
+        Some(Papers {
+            certificate: Bytes::copy_from_slice(certificate),
+            record: Bytes::copy_from_slice(record),
+        })
+    }
+
+    fn status(&self, standing: Standing) -> Status {
+        let mut presence: BTreeMap<NodeId, (bool, UnixTime)> = BTreeMap::new();
+        for (node, (online, seen)) in self.links.values().flat_map(|link| &link.presence) {
+            let known = presence.entry(*node).or_insert((*online, *seen));
+            *known = (known.0 || *online, known.1.max(*seen));
+        }
+        Status {
+            standing: Some(standing),
+            expires_at: self
+                .trust
+                .member(&self.me.node)
+                .map(|member| member.expires_at),
+            policy: self
+                .trust
+                .policy()
+                .map(|bundle| (bundle.order, bundle.signed_at)),
+            map_at: self.map_at,
+            map_live: self.is_live(),
+            presence,
+            restricted: self
+                .links
+                .iter()
+                .filter(|(_, link)| link.up)
+                .filter_map(|(node, link)| Some((*node, link.restricted?)))
+                .collect(),
+        }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.links.values().any(|link| link.up && link.caught_up)
+    }
+}
+
+fn world_member(member: &Member) -> Option<WorldMember> {
+    Some(WorldMember {
+        node: member.node,
+        name: member.name.clone(),
+        user: member.user.clone(),
+        tags: member.tags.clone(),
+        identity: member.identity,
+        overlay: member.overlay?,
+        expires_at: member.expires_at,
+    })
+}
+
+/// How the policy is called in what is said about it.
+const POLICY_NAME: &str = "policy.hujson";

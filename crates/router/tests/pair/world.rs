@@ -1,0 +1,357 @@
+//! Two gateways in one process: their routers, their disks, and the stream between them, each of
+//! which does only what the test says.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use identity::{AgentAddress, NodeId, NodeName, UserName};
+use policy::{Document, MessageRequest, Node, Policy, Verdict};
+use router::{
+    Accept, Agent, Answer, Authority, Clock, Delivery, Draft, Event, HolderId, Output, Refusal,
+    Router, Row, RowId, State, Status, Table, Ticket, Write,
+};
+use wire::message::{MessageFrame, MessageKey};
+use wire::{InstanceId, MessageId};
+
+pub const A: usize = 0;
+pub const B: usize = 1;
+/// 2026-11-23, in milliseconds.
+const BASE_MS: u64 = 1_795_000_000_000;
+
+pub const OPEN: &str =
+    r#"{"grants": [{"src": ["*"], "dst": ["agent:*@*"], "msg": ["send", "request"]}]}"#;
+pub const CLOSED: &str = r#"{"grants": []}"#;
+
+#[derive(Debug)]
+pub struct Rules {
+    policy: Option<Policy>,
+    names: BTreeMap<NodeName, NodeId>,
+}
+
+impl Authority for Rules {
+    fn authorize(&self, request: &MessageRequest<'_>) -> Verdict {
+        self.policy.clone().unwrap_or_default().authorize(request)
+    }
+
+    fn has_policy(&self) -> bool {
+        self.policy.is_some()
+    }
+
+    fn node_named(&self, name: &NodeName) -> Option<NodeId> {
+        self.names.get(name).copied()
+    }
+
+    fn name_of(&self, node: &NodeId) -> Option<NodeName> {
+        self.names.iter().find(|(_, id)| *id == node).map(|(name, _)| name.clone())
+    }
+}
+
+/// The members of the mesh, without those that are `absent`, under this policy.
+pub fn rules(text: Option<&str>, absent: &[usize]) -> Arc<Rules> {
+    let members: Vec<usize> = [A, B].into_iter().filter(|side| !absent.contains(side)).collect();
+    let nodes: Vec<Node> = members.iter().map(|side| node(*side)).collect();
+    let policy = text.map(|text| {
+        let (document, _) = Document::parse("policy.hujson", text).expect("a policy");
+        Policy::compile(&document, &nodes)
+    });
+    Arc::new(Rules { policy, names: nodes.iter().map(|node| (node.name.clone(), node.id)).collect() })
+}
+
+fn node(side: usize) -> Node {
+    Node {
+        id: id_of(side),
+        name: name_of(side),
+        user: Some("ana@example.com".parse::<UserName>().expect("a user")),
+        tags: Vec::new(),
+        addresses: Vec::new(),
+    }
+}
+
+pub fn id_of(side: usize) -> NodeId {
+    NodeId([u8::try_from(side).expect("small") + 1; 16])
+}
+
+fn name_of(side: usize) -> NodeName {
+    ["gw-a", "gw-b"][side].parse().expect("a name")
+}
+
+pub struct Side {
+    pub router: Router,
+    pub disk: BTreeMap<(Table, RowId), Row>,
+    unsynced: Vec<(Option<Ticket>, Vec<Write>)>,
+    pub disk_is_full: bool,
+    pub shown: Vec<Delivery>,
+    pub answers: Vec<(MessageKey, Delivery)>,
+    pub events: Vec<Event>,
+    pub agents: Vec<Agent>,
+    starts: u64,
+    wait: Option<Instant>,
+}
+
+pub struct Pair {
+    pub sides: [Side; 2],
+    /// Frames on their way to each side.
+    pub wire: [VecDeque<MessageFrame>; 2],
+    pub up: bool,
+    pub now: Instant,
+    start: Instant,
+    rules: [Arc<Rules>; 2],
+    made: u64,
+}
+
+impl Pair {
+    /// `planner@gw-a` and `coder@gw-b` in session, and everybody may do everything.
+    pub fn new() -> Self {
+        let start = Instant::now();
+        let mut pair = Self::down(start);
+        pair.connect();
+        pair
+    }
+
+    fn down(start: Instant) -> Self {
+        let rules = [rules(Some(OPEN), &[]), rules(Some(OPEN), &[])];
+        let side = |side: usize| {
+            let agents = vec![agent(["planner", "coder"][side], u8::try_from(side).expect("small") + 1)];
+            let router = restore(side, 1, &agents, Vec::new(), rules[side].clone(), start, start);
+            Side {
+                router,
+                disk: BTreeMap::new(),
+                unsynced: Vec::new(),
+                disk_is_full: false,
+                shown: Vec::new(),
+                answers: Vec::new(),
+                events: Vec::new(),
+                agents,
+                starts: 1,
+                wait: None,
+            }
+        };
+        let sides = [side(A), side(B)];
+        Self { sides, wire: Default::default(), up: false, now: start, start, rules, made: 0 }
+    }
+
+    pub fn connect(&mut self) {
+        self.up = true;
+        self.sides[A].router.handle_up(id_of(B), self.now);
+        self.sides[B].router.handle_up(id_of(A), self.now);
+    }
+
+    /// The session ends, and with it whatever was on it.
+    pub fn disconnect(&mut self) {
+        self.up = false;
+        self.wire = Default::default();
+        self.sides[A].router.handle_down(id_of(B), self.now);
+        self.sides[B].router.handle_down(id_of(A), self.now);
+    }
+
+    /// Power goes: only the disk stays, and the session is gone. Both come up again.
+    pub fn crash(&mut self, side: usize) {
+        self.disconnect();
+        let rows = self.sides[side].disk.iter().map(|((_, id), row)| (*id, row.clone())).collect();
+        let it = &mut self.sides[side];
+        it.starts += 1;
+        it.unsynced.clear();
+        let rules = self.rules[side].clone();
+        it.router = restore(side, it.starts, &it.agents, rows, rules, self.start, self.now);
+        self.connect();
+    }
+
+    pub fn set_rules(&mut self, side: usize, rules: Arc<Rules>) {
+        self.rules[side] = rules.clone();
+        self.sides[side].router.set_authority(rules, self.now);
+    }
+
+    /// Does what a router says, but for the disk and the stream.
+    pub fn think(&mut self, side: usize) {
+        loop {
+            let it = &mut self.sides[side];
+            match it.router.poll_output() {
+                Output::Send { frame, .. } => self.wire[1 - side].push_back(frame),
+                Output::Store { ticket, writes } => it.unsynced.push((ticket, writes)),
+                Output::Deliver { delivery, .. } => it.shown.push(delivery),
+                Output::Answer { request, delivery } => {
+                    it.answers.push((request, delivery));
+                    it.router.handle_answer_taken(request, self.now);
+                }
+                Output::Event(event) => it.events.push(event),
+                Output::Wait(at) => return it.wait = at,
+            }
+        }
+    }
+
+    /// One fsync.
+    pub fn sync(&mut self, side: usize) {
+        self.think(side);
+        let it = &mut self.sides[side];
+        let jobs = std::mem::take(&mut it.unsynced);
+        let last = jobs.iter().filter_map(|(ticket, _)| *ticket).max();
+        if it.disk_is_full {
+            if let Some(last) = last {
+                it.router.handle_store_failed(last, self.now);
+            }
+            return;
+        }
+        for write in jobs.into_iter().flat_map(|(_, writes)| writes) {
+            match write {
+                Write::Put(id, row) => drop(it.disk.insert((row.table(), id), row)),
+                Write::Delete(table, id) => drop(it.disk.remove(&(table, id))),
+            }
+        }
+        if let Some(last) = last {
+            it.router.handle_stored(last, self.now);
+        }
+    }
+
+    /// All frames on their way to a side arrive.
+    pub fn carry(&mut self, side: usize) {
+        for frame in std::mem::take(&mut self.wire[side]) {
+            self.sides[side].router.handle_frame(id_of(1 - side), frame, self.now);
+        }
+    }
+
+    /// Until nobody has anything to do but wait.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            [A, B].into_iter().for_each(|side| self.sync(side));
+            [A, B].into_iter().for_each(|side| self.carry(side));
+            [A, B].into_iter().for_each(|side| self.think(side));
+            let quiet = |side: &Side| side.unsynced.is_empty();
+            if self.sides.iter().all(quiet) && self.wire.iter().all(VecDeque::is_empty) {
+                return;
+            }
+        }
+        panic!("the two talk for ever");
+    }
+
+    /// Time passes, with everything that happens in it.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.settle();
+        loop {
+            let next = self.sides.iter().filter_map(|side| side.wait).min();
+            self.now = next.filter(|at| *at < end).unwrap_or(end).max(self.now);
+            for side in &mut self.sides {
+                side.router.handle_timeout(self.now);
+            }
+            self.settle();
+            if self.now >= end {
+                return;
+            }
+        }
+    }
+
+    pub fn unix_ms(&self) -> u64 {
+        BASE_MS + u64::try_from((self.now - self.start).as_millis()).expect("short")
+    }
+
+    pub fn fresh_id(&mut self) -> MessageId {
+        self.made += 1;
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&self.made.to_be_bytes());
+        MessageId::new(self.unix_ms(), random)
+    }
+
+    pub fn draft(&mut self, to: &str, body: &str) -> Draft {
+        Draft {
+            id: self.fresh_id(),
+            to: to.parse::<AgentAddress>().expect("an address"),
+            expects_reply: false,
+            ttl: Duration::from_secs(3600),
+            content_type: "text/plain".into(),
+            body: body.to_owned().into(),
+        }
+    }
+
+    /// The first agent of a side hands in a message.
+    pub fn send(&mut self, from: usize, draft: Draft) -> Result<Accept, Refusal> {
+        let agent = self.sides[from].agents[0].clone();
+        self.sides[from].router.send(&agent, draft, self.now)
+    }
+
+    /// `planner@gw-a` tells `coder@gw-b` something, as far as the hand-in.
+    pub fn tell(&mut self, body: &str) -> MessageId {
+        let draft = self.draft("coder@gw-b", body);
+        let id = draft.id;
+        self.send(A, draft).expect("taken");
+        id
+    }
+
+    pub fn ask(&mut self, body: &str) -> MessageId {
+        let draft = Draft { expects_reply: true, ..self.draft("coder@gw-b", body) };
+        let id = draft.id;
+        self.send(A, draft).expect("taken");
+        id
+    }
+
+    pub fn reply(&mut self, to: MessageId, body: &str) -> Result<Accept, Refusal> {
+        let answer = Answer {
+            id: self.fresh_id(),
+            content_type: "text/plain".into(),
+            body: body.to_owned().into(),
+        };
+        let agent = self.sides[B].agents[0].clone();
+        self.sides[B].router.reply(&agent, to, answer, self.now)
+    }
+
+    /// Shows up to `max` messages to the first agent of a side, each hidden for 30 s.
+    pub fn receive(&mut self, side: usize, max: usize) -> Vec<Delivery> {
+        self.settle();
+        let it = &mut self.sides[side];
+        it.shown.clear();
+        self.made += 1;
+        let (holder, hold) = (HolderId(self.made), Some(router::limits::VISIBILITY));
+        let instance = it.agents[0].instance;
+        it.router.demand(holder, instance, max, hold, self.now).expect("an agent");
+        self.settle();
+        self.sides[side].router.dismiss_holder(holder, self.now);
+        std::mem::take(&mut self.sides[side].shown)
+    }
+
+    pub fn bodies(&mut self, side: usize) -> Vec<String> {
+        let seen = self.receive(side, 10_000);
+        seen.iter().map(|it| String::from_utf8_lossy(&it.body).into_owned()).collect()
+    }
+
+    pub fn ack(&mut self, side: usize, id: MessageId) -> Result<Option<Ticket>, Refusal> {
+        let instance = self.sides[side].agents[0].instance;
+        self.sides[side].router.ack(instance, id, self.now)
+    }
+
+    pub fn status(&self, id: MessageId) -> Status {
+        let instance = self.sides[A].agents[0].instance;
+        self.sides[A].router.status(instance, id).expect("known")
+    }
+
+    pub fn state(&self, id: MessageId) -> State {
+        self.status(id).state
+    }
+
+    pub fn dead(&self, side: usize) -> Vec<String> {
+        let dead = self.sides[side].disk.values().filter_map(|row| match row {
+            Row::Dead(dead) => Some(dead.error.code.to_string()),
+            _ => None,
+        });
+        dead.collect()
+    }
+}
+
+pub fn agent(name: &str, life: u8) -> Agent {
+    Agent { name: name.parse().expect("a name"), instance: InstanceId([life; 16]) }
+}
+
+fn restore(
+    side: usize,
+    start: u64,
+    agents: &[Agent],
+    rows: Vec<(RowId, Row)>,
+    rules: Arc<Rules>,
+    began: Instant,
+    now: Instant,
+) -> Router {
+    let epoch = 77 + u64::try_from(side).expect("small");
+    let clock = Clock::new(BASE_MS, began);
+    let seed = [u8::try_from(start % 200).expect("small"); 32];
+    let first = RowId(start << 40);
+    Router::restore(id_of(side), epoch, first, agents.iter().cloned(), rows, rules, seed, clock, now)
+}
