@@ -15,10 +15,12 @@ step "format";       cargo fmt --all --check
 step "dependencies"; optional deny cargo deny check bans licenses sources
                      optional shear cargo shear
 step "clippy";       cargo clippy --workspace --all-targets -- -D warnings
+                     cargo clippy --manifest-path sim/Cargo.toml --all-targets -- -D warnings
+                     cargo clippy --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
 step "docs";         RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 step "build";        cargo build --workspace
 step "simulator";    cargo test --manifest-path sim/Cargo.toml
-                     cargo run --release --quiet --manifest-path sim/Cargo.toml -- --seeds 1000
+                     cargo run --quiet --manifest-path sim/Cargo.toml -- --seeds 1000
 step "fuzz corpora"; cargo test --manifest-path fuzz/Cargo.toml
 step "tests";        cargo test --workspace
 echo "everything is green"
