@@ -46,18 +46,26 @@ impl AgentClient {
         }
     }
 
-    /// Settles these; the ids that the node says are settled.
-    pub fn ack(&mut self, ids: &[String]) -> Result<Vec<String>> {
+    /// Settles these: the ids that are settled by it, and those that the node no longer has.
+    pub fn ack(&mut self, ids: &[String]) -> Result<(Vec<String>, Vec<String>)> {
         let (status, answer) =
             self.call("POST", "/v1/messages/ack", Some(&json!({ "ids": ids })))?;
         let results = answer["results"].as_array().filter(|_| status == 200);
         let results = results.ok_or_else(|| Error::other(format!("{status}: {answer}")))?;
-        let settled = results
+        if let Some(refused) = results
             .iter()
-            .filter(|result| result.get("error").is_none());
-        Ok(settled
-            .filter_map(|result| result["id"].as_str().map(str::to_owned))
-            .collect())
+            .find(|result| result.get("error").is_some() && result["error"]["code"] != "not_found")
+        {
+            return Err(Error::other(refused.to_string()));
+        }
+        let id = |result: &Value| result["id"].as_str().unwrap_or_default().to_owned();
+        let (done, gone): (Vec<&Value>, Vec<&Value>) = results
+            .iter()
+            .partition(|result| result.get("error").is_none());
+        Ok((
+            done.into_iter().map(id).collect(),
+            gone.into_iter().map(id).collect(),
+        ))
     }
 
     /// One call: the status, and the JSON of the answer.

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use identity::{NodeId, NodeName, WireGuardKey};
 use path::{Candidate, CandidateKind};
 use policy::{Document, MessageRequest, Node, Policy, Verdict};
-use router::{Agent, Authority, Clock, Delivery, Draft, HolderId, Router, Row, RowId, Table, Ticket, Write};
+use router::{
+    Agent, Authority, Clock, Delivery, Draft, HolderId, Router, Row, RowId, Table, Ticket, Write,
+};
 use tunnel::{PeerConfig, Tunnel, TunnelConfig};
-use wire::message::MessageId;
 use wire::InstanceId;
+use wire::message::MessageId;
 
 use crate::network::{Place, RELAY};
 use crate::stream::Stream;
@@ -60,7 +62,10 @@ impl Authority for Rules {
     }
 
     fn name_of(&self, node: &NodeId) -> Option<NodeName> {
-        self.names.iter().find(|(_, id)| *id == node).map(|(name, _)| name.clone())
+        self.names
+            .iter()
+            .find(|(_, id)| *id == node)
+            .map(|(name, _)| name.clone())
     }
 }
 
@@ -77,8 +82,14 @@ impl Rules {
                 addresses: vec![overlay(n).into()],
             })
             .collect();
-        let names = nodes.iter().map(|node| (node.name.clone(), node.id)).collect();
-        Arc::new(Self { policy: Policy::compile(&document, &nodes), names })
+        let names = nodes
+            .iter()
+            .map(|node| (node.name.clone(), node.id))
+            .collect();
+        Arc::new(Self {
+            policy: Policy::compile(&document, &nodes),
+            names,
+        })
     }
 }
 
@@ -86,7 +97,10 @@ impl Gateway {
     pub fn new(number: usize, rules: Arc<Rules>, seed: u64, clock: Clock, now: Instant) -> Self {
         let key = WireGuardKey::generate(bytes(seed ^ 0x77, number as u64));
         let name = format!("agent-{number}").parse().expect("a name");
-        let agent = Agent { name, instance: InstanceId([u8::try_from(number).expect("small") + 1; 16]) };
+        let agent = Agent {
+            name,
+            instance: InstanceId([u8::try_from(number).expect("small") + 1; 16]),
+        };
         let tunnel = make_tunnel(number, &key, &rules, seed, now);
         let mut gateway = Self {
             number,
@@ -94,7 +108,15 @@ impl Gateway {
             overlay: overlay(number),
             tunnel,
             tunnel_wake: None,
-            router: Router::new(id(number), 1, RowId(1), rules.clone(), bytes(seed, 1), clock, now),
+            router: Router::new(
+                id(number),
+                1,
+                RowId(1),
+                rules.clone(),
+                bytes(seed, 1),
+                clock,
+                now,
+            ),
             router_wake: None,
             streams: BTreeMap::new(),
             disk: BTreeMap::new(),
@@ -123,7 +145,11 @@ impl Gateway {
         self.streams.clear();
         self.tunnel = make_tunnel(self.number, &self.key, &self.rules, seed, now);
         self.tunnel.set_peers(peers, now);
-        let rows: Vec<_> = self.disk.iter().map(|((_, id), row)| (*id, row.clone())).collect();
+        let rows: Vec<_> = self
+            .disk
+            .iter()
+            .map(|((_, id), row)| (*id, row.clone()))
+            .collect();
         self.router = Router::restore(
             self.id,
             1,
@@ -141,12 +167,16 @@ impl Gateway {
     /// Asks for whatever comes.
     pub fn demand(&mut self, now: Instant) {
         let hold = Some(Duration::from_secs(30));
-        let _ = self.router.demand(HolderId(self.holder), self.agent.instance, 64, hold, now);
+        let _ = self
+            .router
+            .demand(HolderId(self.holder), self.agent.instance, 64, hold, now);
     }
 
     pub fn stream(&mut self, peer: NodeId) -> &mut Stream {
         let boot = self.boot;
-        self.streams.entry(peer).or_insert_with(|| Stream::new(boot))
+        self.streams
+            .entry(peer)
+            .or_insert_with(|| Stream::new(boot))
     }
 
     /// Applies what was fsynced by now.
@@ -201,8 +231,17 @@ impl Gateway {
 
     /// Where it may be reached.
     pub fn candidates(place: &Place, observed: std::net::SocketAddr) -> Vec<Candidate> {
-        let host = Candidate { addr: place.addr, kind: CandidateKind::Host };
-        vec![host, Candidate { addr: observed, kind: CandidateKind::Observed }]
+        let host = Candidate {
+            addr: place.addr,
+            kind: CandidateKind::Host,
+        };
+        vec![
+            host,
+            Candidate {
+                addr: observed,
+                kind: CandidateKind::Observed,
+            },
+        ]
     }
 }
 
@@ -211,7 +250,13 @@ pub fn ack_id(delivery: &Delivery) -> MessageId {
     delivery.id
 }
 
-fn make_tunnel(number: usize, key: &WireGuardKey, rules: &Rules, seed: u64, now: Instant) -> Tunnel {
+fn make_tunnel(
+    number: usize,
+    key: &WireGuardKey,
+    rules: &Rules,
+    seed: u64,
+    now: Instant,
+) -> Tunnel {
     let config = TunnelConfig {
         node: id(number),
         key: key.clone(),
@@ -230,7 +275,16 @@ pub fn id(n: usize) -> NodeId {
 
 /// Its address inside the mesh.
 pub fn overlay(n: usize) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd11, 0x2233, 0x4455, 0, 0, 0, 0, u16::try_from(n).expect("small") + 1)
+    Ipv6Addr::new(
+        0xfd11,
+        0x2233,
+        0x4455,
+        0,
+        0,
+        0,
+        0,
+        u16::try_from(n).expect("small") + 1,
+    )
 }
 
 fn name(n: usize) -> NodeName {
@@ -240,7 +294,9 @@ fn name(n: usize) -> NodeName {
 fn bytes(seed: u64, salt: u64) -> [u8; 32] {
     let mut random = path::Random::new(seed ^ salt.wrapping_mul(0x9e37_79b9));
     let mut bytes = [0; 32];
-    bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&random.next_u64().to_le_bytes()));
+    bytes
+        .chunks_mut(8)
+        .for_each(|chunk| chunk.copy_from_slice(&random.next_u64().to_le_bytes()));
     bytes
 }
 

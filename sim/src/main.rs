@@ -34,7 +34,11 @@ fn one(seed: u64, trace: bool) -> ExitCode {
     eprintln!("{scenario:#?}");
     let report = World::new(scenario, trace).run();
     eprintln!("{report:#?}");
-    if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if report.violations.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn many(from: u64, seeds: u64) -> ExitCode {
@@ -52,8 +56,15 @@ fn many(from: u64, seeds: u64) -> ExitCode {
                         return;
                     }
                     let report = World::new(Scenario::of(seed), false).run();
-                    let facts = [report.messages as u64, report.packets, report.lasted.as_secs(), report.handshakes];
-                    totals.iter().zip(facts).for_each(|(total, fact)| drop(total.fetch_add(fact, Ordering::Relaxed)));
+                    let facts = [
+                        report.messages as u64,
+                        report.packets,
+                        report.lasted.as_secs(),
+                        report.handshakes,
+                    ];
+                    for (total, fact) in totals.iter().zip(facts) {
+                        total.fetch_add(fact, Ordering::Relaxed);
+                    }
                     if !report.violations.is_empty() {
                         eprintln!("seed {seed}: {}", report.violations.join("\n    "));
                         bad.lock().expect("no thread panics with it").push(report);

@@ -52,15 +52,32 @@ struct Port {
 
 impl Nat {
     /// A NAT without mappings.
-    pub fn new(outside: Ipv4Addr, mapping: Mapping, filtering: Filtering, timeout: Duration, seed: u64) -> Self {
-        Self { outside, mapping, filtering, timeout, ports: BTreeMap::new(), random: Random::new(seed) }
+    pub fn new(
+        outside: Ipv4Addr,
+        mapping: Mapping,
+        filtering: Filtering,
+        timeout: Duration,
+        seed: u64,
+    ) -> Self {
+        Self {
+            outside,
+            mapping,
+            filtering,
+            timeout,
+            ports: BTreeMap::new(),
+            random: Random::new(seed),
+        }
     }
 
     /// The outside address of a datagram from inside.
     pub fn send(&mut self, inside: SocketAddr, remote: SocketAddr, now: Instant) -> SocketAddr {
         let timeout = self.timeout;
-        self.ports.retain(|_, port| now.saturating_duration_since(port.used) < timeout);
-        let key = (inside, (self.mapping == Mapping::EndpointDependent).then_some(remote));
+        self.ports
+            .retain(|_, port| now.saturating_duration_since(port.used) < timeout);
+        let key = (
+            inside,
+            (self.mapping == Mapping::EndpointDependent).then_some(remote),
+        );
         if !self.ports.contains_key(&key) {
             // Cone NATs keep the port where they can; the others take any.
             let free = |port: u16| self.ports.values().all(|taken| taken.outside != port);
@@ -68,7 +85,14 @@ impl Nat {
             let outside = preserved.unwrap_or_else(|| {
                 20_000 + u16::try_from(self.random.below(40_000)).expect("small")
             });
-            self.ports.insert(key, Port { outside, used: now, contacted: BTreeMap::new() });
+            self.ports.insert(
+                key,
+                Port {
+                    outside,
+                    used: now,
+                    contacted: BTreeMap::new(),
+                },
+            );
         }
         let port = self.ports.get_mut(&key).expect("just made");
         port.used = now;
@@ -86,9 +110,10 @@ impl Nat {
             .find(|(_, entry)| entry.outside == port && lately(&entry.used))?;
         let admitted = match self.filtering {
             Filtering::EndpointIndependent => true,
-            Filtering::Address => {
-                entry.contacted.iter().any(|(addr, at)| addr.ip() == from.ip() && lately(at))
-            }
+            Filtering::Address => entry
+                .contacted
+                .iter()
+                .any(|(addr, at)| addr.ip() == from.ip() && lately(at)),
             Filtering::AddressAndPort => entry.contacted.get(&from).is_some_and(lately),
         };
         admitted.then_some(*inside)

@@ -51,9 +51,17 @@ pub struct Arrival {
 
 impl Network {
     /// Sends one datagram straight; up to two arrive.
-    pub fn send(&mut self, from: usize, remote: SocketAddr, size: usize, now: Instant) -> Vec<Arrival> {
+    pub fn send(
+        &mut self,
+        from: usize,
+        remote: SocketAddr,
+        size: usize,
+        now: Instant,
+    ) -> Vec<Arrival> {
         let place = self.places[from];
-        let lan = self.places.iter().position(|other| other.addr == remote && other.nat == place.nat && other.nat.is_some());
+        let lan = self.places.iter().position(|other| {
+            other.addr == remote && other.nat == place.nat && other.nat.is_some()
+        });
         let (to, seen) = match lan {
             Some(to) => (Some(to), place.addr),
             None => {
@@ -64,7 +72,9 @@ impl Network {
                 (self.receiver(remote, seen, now), seen)
             }
         };
-        let Some(to) = to.filter(|to| *to != from) else { return Vec::new() };
+        let Some(to) = to.filter(|to| *to != from) else {
+            return Vec::new();
+        };
         if self.cuts.contains(&(from, to)) || size > self.mtu {
             return Vec::new();
         }
@@ -72,7 +82,14 @@ impl Network {
             Some(_) => Duration::from_millis(1),
             None => place.latency + self.places[to].latency,
         };
-        self.copies(latency).into_iter().map(|delay| Arrival { at: now + delay, to, from: seen }).collect()
+        self.copies(latency)
+            .into_iter()
+            .map(|delay| Arrival {
+                at: now + delay,
+                to,
+                from: seen,
+            })
+            .collect()
     }
 
     /// Sends one datagram over the relay; `None` where it is lost.
@@ -80,8 +97,12 @@ impl Network {
         if !self.relay_up {
             return Vec::new();
         }
-        let latency = self.places[from].latency + self.places[to].latency + Duration::from_millis(4);
-        self.copies(latency).into_iter().map(|delay| now + delay).collect()
+        let latency =
+            self.places[from].latency + self.places[to].latency + Duration::from_millis(4);
+        self.copies(latency)
+            .into_iter()
+            .map(|delay| now + delay)
+            .collect()
     }
 
     /// What the beacon sees of a gateway; keeps the mapping open.
@@ -94,13 +115,21 @@ impl Network {
     }
 
     fn receiver(&mut self, remote: SocketAddr, from: SocketAddr, now: Instant) -> Option<usize> {
-        let public = self.places.iter().position(|place| place.nat.is_none() && place.addr == remote);
+        let public = self
+            .places
+            .iter()
+            .position(|place| place.nat.is_none() && place.addr == remote);
         if public.is_some() {
             return public;
         }
-        let nat = self.nats.iter().position(|nat| remote.ip() == nat.outside)?;
+        let nat = self
+            .nats
+            .iter()
+            .position(|nat| remote.ip() == nat.outside)?;
         let inside = self.nats[nat].receive(remote.port(), from, now)?;
-        self.places.iter().position(|place| place.nat == Some(nat) && place.addr == inside)
+        self.places
+            .iter()
+            .position(|place| place.nat == Some(nat) && place.addr == inside)
     }
 
     fn copies(&mut self, latency: Duration) -> Vec<Duration> {
@@ -110,7 +139,9 @@ impl Network {
             _ => 1,
         };
         let jitter = u64::try_from(self.jitter.as_micros()).unwrap_or(0);
-        (0..copies).map(|_| latency + Duration::from_micros(self.random.below(jitter + 1))).collect()
+        (0..copies)
+            .map(|_| latency + Duration::from_micros(self.random.below(jitter + 1)))
+            .collect()
     }
 }
 

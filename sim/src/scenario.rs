@@ -56,7 +56,11 @@ impl Scenario {
     /// The world of this seed.
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let nodes = if random.below(10) < 7 { 2 } else { 3 + usize::try_from(random.below(3)).expect("small") };
+        let nodes = if random.below(10) < 7 {
+            2
+        } else {
+            3 + usize::try_from(random.below(3)).expect("small")
+        };
         let mut nats = Vec::new();
         let mut places = Vec::new();
         for n in 0..nodes {
@@ -65,7 +69,11 @@ impl Scenario {
             let kind = random.below(100);
             let (mapping, filtering) = match kind {
                 0..15 => {
-                    places.push(Place { addr: (Ipv4Addr::new(198, 51, 100, octet), 4000).into(), nat: None, latency });
+                    places.push(Place {
+                        addr: (Ipv4Addr::new(198, 51, 100, octet), 4000).into(),
+                        nat: None,
+                        latency,
+                    });
                     continue;
                 }
                 15..60 => (Mapping::EndpointIndependent, Filtering::AddressAndPort),
@@ -77,20 +85,34 @@ impl Scenario {
             let shared = !nats.is_empty() && random.below(10) == 0;
             if !shared {
                 let timeout = Duration::from_secs(30 + random.below(150));
-                nats.push(Nat::new(Ipv4Addr::new(203, 0, 113, octet), mapping, filtering, timeout, random.next_u64()));
+                nats.push(Nat::new(
+                    Ipv4Addr::new(203, 0, 113, octet),
+                    mapping,
+                    filtering,
+                    timeout,
+                    random.next_u64(),
+                ));
             }
             let addr = (Ipv4Addr::new(10, 0, 0, octet), 4000).into();
-            places.push(Place { addr, nat: Some(nats.len() - 1), latency });
+            places.push(Place {
+                addr,
+                nat: Some(nats.len() - 1),
+                latency,
+            });
         }
         let loss = [0, 0, 0, 5, 20, 50][usize::try_from(random.below(6)).expect("small")];
         let duplicates = [0, 0, 20][usize::try_from(random.below(3)).expect("small")];
-        let jitter = Duration::from_millis([0, 0, 2, 10][usize::try_from(random.below(4)).expect("small")]);
-        let message_every = Duration::from_millis([50, 200, 1000, 5000][usize::try_from(random.below(4)).expect("small")]);
+        let jitter =
+            Duration::from_millis([0, 0, 2, 10][usize::try_from(random.below(4)).expect("small")]);
+        let message_every = Duration::from_millis(
+            [50, 200, 1000, 5000][usize::try_from(random.below(4)).expect("small")],
+        );
         let mut faults = Vec::new();
         let mut at = Duration::from_secs(8);
         for _ in 0..random.below(5) {
             let a = usize::try_from(random.below(nodes as u64)).expect("small");
-            let b = (a + 1 + usize::try_from(random.below(nodes as u64 - 1)).expect("small")) % nodes;
+            let b =
+                (a + 1 + usize::try_from(random.below(nodes as u64 - 1)).expect("small")) % nodes;
             let lasts = Duration::from_millis(500 + random.below(20_000));
             match random.below(7) {
                 0 | 1 => faults.extend([(at, Fault::Cut(a, b)), (at + lasts, Fault::Heal)]),
@@ -103,13 +125,25 @@ impl Scenario {
             at += lasts + Duration::from_secs(8) + Duration::from_millis(random.below(10_000));
         }
         let ends = at + Duration::from_secs(2);
-        Self { seed, nats, places, loss, duplicates, jitter, message_every, faults, ends }
+        Self {
+            seed,
+            nats,
+            places,
+            loss,
+            duplicates,
+            jitter,
+            message_every,
+            faults,
+            ends,
+        }
     }
 
     /// Whether two gateways can reach each other straight (the oracle of paths.md §1).
     pub fn direct_is_possible(&self, a: usize, b: usize) -> bool {
         let (a, b) = (self.places[a].nat, self.places[b].nat);
-        let (Some(a), Some(b)) = (a, b) else { return true };
+        let (Some(a), Some(b)) = (a, b) else {
+            return true;
+        };
         if a == b {
             return true;
         }

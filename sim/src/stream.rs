@@ -14,12 +14,19 @@ pub struct Stream {
     theirs: u32,
     next: u32,
     unacked: VecDeque<(u32, Vec<u8>)>,
-    unsent: VecDeque<Vec<u8>>,
+    /// Offers that wait, each in its segments, and answers, which have a stream of their own in the
+    /// real thing and so never wait behind offers.
+    offers: VecDeque<VecDeque<Vec<u8>>>,
+    answers: VecDeque<VecDeque<Vec<u8>>>,
+    /// The frame that is being sent.
+    sending: VecDeque<Vec<u8>>,
     expected: u32,
     early: BTreeMap<u32, Vec<u8>>,
     received: Vec<u8>,
     retry_at: Option<Instant>,
     backoff: u32,
+    /// Packets that acked nothing new, since one did: the first segment is lost, likely.
+    doubts: u32,
     hello_at: Option<Instant>,
     /// Payloads to send as packets.
     pub packets: VecDeque<Vec<u8>>,
@@ -42,12 +49,15 @@ impl Stream {
             theirs: 0,
             next: 1,
             unacked: VecDeque::new(),
-            unsent: VecDeque::new(),
+            offers: VecDeque::new(),
+            answers: VecDeque::new(),
+            sending: VecDeque::new(),
             expected: 1,
             early: BTreeMap::new(),
             received: Vec::new(),
             retry_at: None,
             backoff: 0,
+            doubts: 0,
             hello_at: None,
             packets: VecDeque::new(),
         }
@@ -56,6 +66,15 @@ impl Stream {
     /// Whether the peer answered since it booted.
     pub fn is_up(&self) -> bool {
         self.theirs != 0
+    }
+
+    /// Segments that are acked, sent but not acked, and offers that wait.
+    pub fn backlog(&self) -> (u32, usize, usize) {
+        (
+            self.unacked.front().map_or(self.next, |(first, _)| *first),
+            self.unacked.len(),
+            self.offers.len(),
+        )
     }
 
     /// Somebody wants the connection.
@@ -69,7 +88,11 @@ impl Stream {
     pub fn send(&mut self, message: &MessageFrame, now: Instant) {
         let mut bytes = Vec::new();
         if frame::encode(message, &mut bytes).is_ok() {
-            self.unsent.extend(bytes.chunks(SEGMENT).map(<[u8]>::to_vec));
+            let segments = bytes.chunks(SEGMENT).map(<[u8]>::to_vec).collect();
+            match message {
+                MessageFrame::Offer { .. } => self.offers.push_back(segments),
+                _ => self.answers.push_back(segments),
+            }
             self.fill(now);
         }
     }
@@ -100,7 +123,9 @@ impl Stream {
     /// Takes a packet of the peer.
     pub fn handle(&mut self, packet: &[u8], now: Instant) -> Arrived {
         let mut arrived = Arrived::default();
-        let [Some(mine), Some(theirs), Some(sequence), Some(ack)] = [0, 4, 8, 12].map(|at| u32_at(packet, at)) else {
+        let [Some(mine), Some(theirs), Some(sequence), Some(ack)] =
+            [0, 4, 8, 12].map(|at| u32_at(packet, at))
+        else {
             return arrived;
         };
         if mine != self.theirs {
@@ -109,7 +134,11 @@ impl Stream {
                 return arrived;
             }
             let packets = std::mem::take(&mut self.packets);
-            *self = Self { theirs: mine, packets, ..Self::new(self.mine) };
+            *self = Self {
+                theirs: mine,
+                packets,
+                ..Self::new(self.mine)
+            };
             arrived.restarted = true;
         }
         if theirs != self.mine {
@@ -117,12 +146,24 @@ impl Stream {
             return arrived;
         }
         let before = self.unacked.len();
-        while self.unacked.front().is_some_and(|(sequence, _)| *sequence < ack) {
+        while self
+            .unacked
+            .front()
+            .is_some_and(|(sequence, _)| *sequence < ack)
+        {
             self.unacked.pop_front();
         }
         if self.unacked.len() < before {
-            self.backoff = 0;
+            (self.backoff, self.doubts) = (0, 0);
             self.arm(now);
+        } else if sequence == 0 && !self.unacked.is_empty() {
+            self.doubts += 1;
+            if self.doubts % 16 == 3 {
+                let first = self.unacked.front().cloned();
+                first
+                    .into_iter()
+                    .for_each(|(sequence, segment)| self.push(sequence, &segment));
+            }
         }
         if sequence != 0 {
             if sequence >= self.expected && sequence < self.expected + 1000 {
@@ -136,7 +177,9 @@ impl Stream {
         }
         while let Ok(Some(body)) = frame::next_body(&self.received) {
             let end = body.end;
-            arrived.frames.extend(frame::decode(&self.received[body]).ok());
+            arrived
+                .frames
+                .extend(frame::decode(&self.received[body]).ok());
             self.received.drain(..end);
         }
         self.fill(now);
@@ -145,7 +188,13 @@ impl Stream {
 
     fn fill(&mut self, now: Instant) {
         while self.is_up() && self.unacked.len() < WINDOW {
-            let Some(segment) = self.unsent.pop_front() else { break };
+            if self.sending.is_empty() {
+                let next = self.answers.pop_front().or_else(|| self.offers.pop_front());
+                self.sending = next.unwrap_or_default();
+            }
+            let Some(segment) = self.sending.pop_front() else {
+                break;
+            };
             let sequence = self.next;
             self.next += 1;
             self.push(sequence, &segment);
@@ -171,7 +220,11 @@ impl Stream {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .copied()
+        .map(u32::from_le_bytes)
 }
 
 /// The first byte of a stream's packets; the rest is what [`Stream::handle`] takes.

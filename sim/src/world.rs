@@ -26,7 +26,7 @@ pub struct World {
     random: Random,
     queue: BTreeMap<(Instant, u64), Happening>,
     counter: u64,
-    first_message: BTreeMap<(usize, usize), Instant>,
+    first_messages: BTreeSet<(usize, usize)>,
     accepted: BTreeSet<MessageKey>,
     shown: BTreeSet<MessageId>,
     acking: BTreeMap<(usize, router::Ticket), MessageId>,
@@ -34,6 +34,8 @@ pub struct World {
     failed: BTreeMap<MessageId, String>,
     flows: BTreeMap<(usize, usize), Flow>,
     changes: BTreeMap<(usize, NodeId), Vec<Instant>>,
+    /// Pairs that the oracle gives a direct path.
+    possible: BTreeSet<(usize, usize)>,
     calm: bool,
     violations: Vec<String>,
     trace: bool,
@@ -42,13 +44,26 @@ pub struct World {
 
 /// Something that is going to happen.
 enum Happening {
-    Datagram { to: usize, boot: u32, link: Link, bytes: Vec<u8> },
+    Datagram {
+        to: usize,
+        boot: u32,
+        link: Link,
+        bytes: Vec<u8>,
+    },
     Message(usize),
-    Ack { gateway: usize, boot: u32, id: MessageId },
+    Ack {
+        gateway: usize,
+        boot: u32,
+        id: MessageId,
+    },
     Fault(Fault),
     Connect(usize),
     Observe,
-    Flow { from: usize, to: usize, until: Instant },
+    Flow {
+        from: usize,
+        to: usize,
+        until: Instant,
+    },
     ExpectDirect(usize, usize),
 }
 
@@ -87,6 +102,11 @@ impl World {
             .map(|n| Gateway::new(n, rules.clone(), random.next_u64(), clock, time.now))
             .collect();
         let mut scenario = scenario;
+        let nodes = scenario.places.len();
+        let possible = (0..nodes)
+            .flat_map(|a| (0..nodes).map(move |b| (a, b)))
+            .filter(|(a, b)| a != b && scenario.direct_is_possible(*a, *b))
+            .collect();
         let network = Network {
             nats: std::mem::take(&mut scenario.nats),
             places: scenario.places.clone(),
@@ -105,7 +125,7 @@ impl World {
             random,
             queue: BTreeMap::new(),
             counter: 0,
-            first_message: BTreeMap::new(),
+            first_messages: BTreeSet::new(),
             accepted: BTreeSet::new(),
             shown: BTreeSet::new(),
             acking: BTreeMap::new(),
@@ -113,6 +133,7 @@ impl World {
             failed: BTreeMap::new(),
             flows: BTreeMap::new(),
             changes: BTreeMap::new(),
+            possible,
             calm: true,
             violations: Vec::new(),
             trace,
@@ -138,8 +159,22 @@ impl World {
             if let Fault::Cut(a, b) | Fault::CutOneWay(a, b) = fault {
                 let from = at.saturating_sub(Duration::from_secs(1));
                 let until = self.time.at(at + Duration::from_secs(5));
-                self.schedule(from, Happening::Flow { from: a, to: b, until });
-                self.schedule(from, Happening::Flow { from: b, to: a, until });
+                self.schedule(
+                    from,
+                    Happening::Flow {
+                        from: a,
+                        to: b,
+                        until,
+                    },
+                );
+                self.schedule(
+                    from,
+                    Happening::Flow {
+                        from: b,
+                        to: a,
+                        until,
+                    },
+                );
             }
         }
     }
@@ -153,11 +188,23 @@ impl World {
         while self.time.now < limit && !self.is_settled() {
             let next = self.time.now + Duration::from_secs(1);
             self.run_until(next);
+            self.note(format!(
+                "acked {} of {}; {}",
+                self.acked.len(),
+                self.accepted.len(),
+                self.backlog()
+            ));
         }
         self.check_messages();
         self.check_paths();
         self.check_changes();
-        let status = |gateway: &Gateway| gateway.tunnel.status(self.time.now).map(|peer| peer.handshakes).sum::<u64>();
+        let status = |gateway: &Gateway| {
+            gateway
+                .tunnel
+                .status(self.time.now)
+                .map(|peer| peer.handshakes)
+                .sum::<u64>()
+        };
         Report {
             seed: self.scenario.seed,
             messages: self.acked.len(),
@@ -172,11 +219,22 @@ impl World {
         self.settle_all();
         loop {
             let events = self.queue.first_key_value().map(|((at, _), _)| *at);
-            let next = self.gateways.iter().filter_map(Gateway::wake).chain(events).min();
-            let Some(next) = next.filter(|next| *next <= end) else { break };
+            let next = self
+                .gateways
+                .iter()
+                .filter_map(Gateway::wake)
+                .chain(events)
+                .min();
+            let Some(next) = next.filter(|next| *next <= end) else {
+                break;
+            };
             self.time.advance_to(next);
             let now = self.time.now;
-            while let Some(first) = self.queue.first_entry().filter(|first| first.key().0 <= now) {
+            while let Some(first) = self
+                .queue
+                .first_entry()
+                .filter(|first| first.key().0 <= now)
+            {
                 let happening = first.remove();
                 self.handle(happening);
             }
@@ -199,7 +257,9 @@ impl World {
             gateway.tunnel.handle_timeout(now);
             while !matches!(self.drain_tunnel(n), Drained::Done) {}
             if self.gateways[n].tunnel_wake.is_some_and(|at| at <= now) {
-                self.violation(format!("I12: tunnel {n} wants to be woken in the past, twice"));
+                self.violation(format!(
+                    "I12: tunnel {n} wants to be woken in the past, twice"
+                ));
             }
         }
         let gateway = &mut self.gateways[n];
@@ -217,7 +277,9 @@ impl World {
     fn settle_all(&mut self) {
         for n in 0..self.gateways.len() {
             for _ in 0..100 {
-                let spoke = self.drain_router(n) | self.send_packets(n) | matches!(self.drain_tunnel(n), Drained::Some);
+                let spoke = self.drain_router(n)
+                    | self.send_packets(n)
+                    | matches!(self.drain_tunnel(n), Drained::Some);
                 if !spoke {
                     break;
                 }
@@ -228,7 +290,12 @@ impl World {
     fn handle(&mut self, happening: Happening) {
         let now = self.time.now;
         match happening {
-            Happening::Datagram { to, boot, link, mut bytes } => {
+            Happening::Datagram {
+                to,
+                boot,
+                link,
+                mut bytes,
+            } => {
                 let gateway = &mut self.gateways[to];
                 if gateway.boot == boot {
                     // Refusals are the tunnel's business.
@@ -237,13 +304,19 @@ impl World {
                 }
             }
             Happening::Message(from) => self.send_message(from),
-            Happening::Ack { gateway: n, boot, id } => {
+            Happening::Ack {
+                gateway: n,
+                boot,
+                id,
+            } => {
                 let gateway = &mut self.gateways[n];
                 if gateway.boot == boot {
                     match gateway.router.ack(gateway.agent.instance, id, now) {
                         Ok(Some(ticket)) => drop(self.acking.insert((n, ticket), id)),
                         Ok(None) => {}
-                        Err(error) => self.violation(format!("gateway {n} does not know {id} that it showed: {error}")),
+                        Err(error) => self.violation(format!(
+                            "gateway {n} does not know {id} that it showed: {error}"
+                        )),
                     }
                 }
             }
@@ -268,14 +341,18 @@ impl World {
     fn send_message(&mut self, from: usize) {
         let now = self.time.now;
         let others = self.gateways.len() as u64 - 1;
-        let to = (from + 1 + usize::try_from(self.random.below(others)).expect("small")) % self.gateways.len();
+        let to = (from + 1 + usize::try_from(self.random.below(others)).expect("small"))
+            % self.gateways.len();
         if self.time.since_start() < self.scenario.ends {
-            let unix_ms = BASE_MS + u64::try_from(self.time.since_start().as_millis()).expect("short");
+            let unix_ms =
+                BASE_MS + u64::try_from(self.time.since_start().as_millis()).expect("short");
             self.gateways[from].send(to, unix_ms, now);
             let pair = (from.min(to), from.max(to));
-            if !self.first_message.contains_key(&pair) {
-                self.first_message.insert(pair, now);
-                self.schedule(Duration::from_secs(2), Happening::ExpectDirect(pair.0, pair.1));
+            if self.first_messages.insert(pair) {
+                self.schedule(
+                    Duration::from_secs(2),
+                    Happening::ExpectDirect(pair.0, pair.1),
+                );
             }
             let every = u64::try_from(self.scenario.message_every.as_millis()).expect("short");
             let after = Duration::from_millis(1 + self.random.below(2 * every));
@@ -331,7 +408,8 @@ impl World {
             Fault::Flush(nat) => self.network.nats[nat].flush(),
             Fault::Restart(n) => {
                 let peers = self.peers_of(n);
-                let unix_ms = BASE_MS + u64::try_from(self.time.since_start().as_millis()).expect("short");
+                let unix_ms =
+                    BASE_MS + u64::try_from(self.time.since_start().as_millis()).expect("short");
                 let seed = self.random.next_u64();
                 self.acking.retain(|(gateway, _), _| *gateway != n);
                 self.gateways[n].restart(&peers, seed, Clock::new(unix_ms, now), now);
@@ -355,9 +433,10 @@ impl World {
     fn watch(&mut self, a: usize, b: usize) {
         let direct = |from: usize, to: usize| {
             let id = self.gateways[to].id;
-            self.gateways[from].tunnel.status(self.time.now).any(|peer| {
-                peer.node == id && peer.link.is_some_and(|link| link.is_direct())
-            })
+            self.gateways[from]
+                .tunnel
+                .status(self.time.now)
+                .any(|peer| peer.node == id && peer.link.is_some_and(|link| link.is_direct()))
         };
         let fair = self.network.relay_up
             && self.network.loss == 0
@@ -370,7 +449,13 @@ impl World {
         for pair in [(a, b), (b, a)] {
             self.flows.remove(&pair);
             if fair {
-                self.flows.insert(pair, Flow { last: Some(self.time.now), worst: Duration::ZERO });
+                self.flows.insert(
+                    pair,
+                    Flow {
+                        last: Some(self.time.now),
+                        worst: Duration::ZERO,
+                    },
+                );
             }
         }
     }
@@ -380,7 +465,9 @@ impl World {
         let now = self.time.now;
         if now >= until {
             if let Some(flow) = self.flows.remove(&(from, to)) {
-                let worst = flow.worst.max(flow.last.map_or(Duration::ZERO, |last| now - last));
+                let worst = flow
+                    .worst
+                    .max(flow.last.map_or(Duration::ZERO, |last| now - last));
                 let latency = self.network.places[from].latency + self.network.places[to].latency;
                 if worst > GAP + latency {
                     self.violation(format!("I5: {from} to {to} stood still for {worst:?}"));
@@ -390,7 +477,10 @@ impl World {
         }
         let packet = inner_packet(overlay(from), overlay(to), &[FLOW; 300]);
         let _ = self.gateways[from].tunnel.handle_packet(&packet, now);
-        self.schedule(Duration::from_millis(20), Happening::Flow { from, to, until });
+        self.schedule(
+            Duration::from_millis(20),
+            Happening::Flow { from, to, until },
+        );
     }
 
     fn expect_direct(&mut self, a: usize, b: usize) {
@@ -401,15 +491,24 @@ impl World {
         let possible = self.possible(a, b);
         for (from, to) in [(a, b), (b, a)] {
             let id = self.gateways[to].id;
-            let status = self.gateways[from].tunnel.status(self.time.now).find(|peer| peer.node == id);
+            let status = self.gateways[from]
+                .tunnel
+                .status(self.time.now)
+                .find(|peer| peer.node == id);
             let link = status.and_then(|status| status.link);
             match link {
-                None => self.violation(format!("I4: {from} has no path to {to} two seconds after the first message")),
+                None => self.violation(format!(
+                    "I4: {from} has no path to {to} two seconds after the first message"
+                )),
                 Some(link) if possible && !link.is_direct() => {
-                    self.violation(format!("I3: {from} to {to} is relayed two seconds after the first message"));
+                    self.violation(format!(
+                        "I3: {from} to {to} is relayed two seconds after the first message"
+                    ));
                 }
                 Some(link) if !possible && link.is_direct() => {
-                    self.violation(format!("the oracle knows no direct path from {from} to {to}, yet {link}"));
+                    self.violation(format!(
+                        "the oracle knows no direct path from {from} to {to}, yet {link}"
+                    ));
                 }
                 Some(_) => {}
             }
@@ -417,8 +516,7 @@ impl World {
     }
 
     fn possible(&self, a: usize, b: usize) -> bool {
-        let scenario = Scenario::of(self.scenario.seed);
-        scenario.direct_is_possible(a, b)
+        self.possible.contains(&(a, b))
     }
 
     /// What the tunnel of `n` wants done.
@@ -429,7 +527,11 @@ impl World {
         let mut events = Vec::new();
         loop {
             match self.gateways[n].tunnel.poll_output() {
-                Output::Transmit { link, bytes, segment_size } => {
+                Output::Transmit {
+                    link,
+                    bytes,
+                    segment_size,
+                } => {
                     sent.extend(bytes.chunks(segment_size).map(|one| (*link, one.to_vec())));
                 }
                 Output::Deliver { peer, packet } => delivered.push((peer, packet.to_vec())),
@@ -450,8 +552,12 @@ impl World {
         for event in events {
             self.note(format!("gateway {n}: {event:?}"));
             match event {
-                Event::PathChanged { peer, .. } => self.changes.entry((n, peer)).or_default().push(now),
-                Event::GoodAddress { peer, remote } => drop(self.gateways[n].last_good.insert((peer, remote))),
+                Event::PathChanged { peer, .. } => {
+                    self.changes.entry((n, peer)).or_default().push(now)
+                }
+                Event::GoodAddress { peer, remote } => {
+                    drop(self.gateways[n].last_good.insert((peer, remote)))
+                }
                 _ => {}
             }
         }
@@ -464,7 +570,9 @@ impl World {
         match link {
             Link::Direct { remote } => {
                 for arrival in self.network.send(from, remote, bytes.len(), now) {
-                    let link = Link::Direct { remote: arrival.from };
+                    let link = Link::Direct {
+                        remote: arrival.from,
+                    };
                     self.arrive(arrival.at, arrival.to, link, bytes.clone());
                 }
             }
@@ -473,9 +581,14 @@ impl World {
                     self.violation(format!("{} bytes for a relay", bytes.len()));
                 }
                 let to = self.gateways.iter().position(|gateway| gateway.id == peer);
-                let Some(to) = to.filter(|to| self.gateways[*to].connected) else { return };
+                let Some(to) = to.filter(|to| self.gateways[*to].connected) else {
+                    return;
+                };
                 for at in self.network.relay(from, to, now) {
-                    let link = Link::Relay { relay, peer: self.gateways[from].id };
+                    let link = Link::Relay {
+                        relay,
+                        peer: self.gateways[from].id,
+                    };
                     self.arrive(at, to, link, bytes.clone());
                 }
             }
@@ -486,7 +599,15 @@ impl World {
     fn arrive(&mut self, at: Instant, to: usize, link: Link, bytes: Vec<u8>) {
         let boot = self.gateways[to].boot;
         self.counter += 1;
-        self.queue.insert((at, self.counter), Happening::Datagram { to, boot, link, bytes });
+        self.queue.insert(
+            (at, self.counter),
+            Happening::Datagram {
+                to,
+                boot,
+                link,
+                bytes,
+            },
+        );
     }
 
     fn deliver(&mut self, n: usize, peer: NodeId, packet: &[u8]) {
@@ -531,7 +652,10 @@ impl World {
             match gateway.router.poll_output() {
                 RouterOutput::Send { peer, frame } => gateway.stream(peer).send(&frame, now),
                 RouterOutput::Store { ticket, writes } => {
-                    let after = gateway.unsynced.back().map_or(fsync, |(at, ..)| fsync.max(*at));
+                    let after = gateway
+                        .unsynced
+                        .back()
+                        .map_or(fsync, |(at, ..)| fsync.max(*at));
                     gateway.unsynced.push_back((after, ticket, writes));
                 }
                 RouterOutput::Deliver { delivery, .. } => {
@@ -542,10 +666,19 @@ impl World {
                     self.shown.insert(id);
                     let boot = self.gateways[n].boot;
                     let after = Duration::from_millis(1 + self.random.below(50));
-                    self.schedule(after, Happening::Ack { gateway: n, boot, id });
+                    self.schedule(
+                        after,
+                        Happening::Ack {
+                            gateway: n,
+                            boot,
+                            id,
+                        },
+                    );
                     self.gateways[n].demand(now);
                 }
-                RouterOutput::Answer { request, .. } => gateway.router.handle_answer_left(request, now),
+                RouterOutput::Answer { request, .. } => {
+                    gateway.router.handle_answer_left(request, now)
+                }
                 RouterOutput::Event(event) => self.handle_router_event(n, event),
                 RouterOutput::Wait(wake) => {
                     gateway.router_wake = wake;
@@ -556,12 +689,16 @@ impl World {
         }
         // Acks that reached the disk.
         let gateway = &self.gateways[n];
-        let pending = gateway.unsynced.front().and_then(|(_, ticket, _)| *ticket);
-        let waiting: BTreeSet<_> = gateway.unsynced.iter().filter_map(|(_, ticket, _)| *ticket).collect();
-        let _ = pending;
+        let waiting: BTreeSet<_> = gateway
+            .unsynced
+            .iter()
+            .filter_map(|(_, ticket, _)| *ticket)
+            .collect();
         let stored: Vec<_> = self
             .acking
-            .extract_if(.., |(owner, ticket), _| *owner == n && !waiting.contains(ticket))
+            .extract_if(.., |(owner, ticket), _| {
+                *owner == n && !waiting.contains(ticket)
+            })
             .collect();
         self.acked.extend(stored.into_iter().map(|(_, id)| id));
         spoke
@@ -600,33 +737,77 @@ impl World {
         let others = self.gateways.iter().filter(|other| other.number != n);
         others
             .map(|other| {
-                let good = self.gateways[n].last_good.iter().filter(|(id, _)| *id == other.id);
+                let good = self.gateways[n]
+                    .last_good
+                    .iter()
+                    .filter(|(id, _)| *id == other.id);
                 other.as_peer(good.map(|(_, addr)| *addr))
             })
             .collect()
     }
 
+    /// What waits where, for the trace.
+    fn backlog(&self) -> String {
+        let one = |gateway: &Gateway| {
+            let streams: Vec<_> = gateway
+                .streams
+                .values()
+                .map(|stream| stream.backlog())
+                .collect();
+            format!(
+                "{}: queued {:?}, streams {streams:?}",
+                gateway.number,
+                gateway.router.queued()
+            )
+        };
+        self.gateways.iter().map(one).collect::<Vec<_>>().join("; ")
+    }
+
     fn is_settled(&self) -> bool {
-        let arrived = self.accepted.iter().all(|key| self.acked.contains(&key.id) || self.failed.contains_key(&key.id));
+        let arrived = self
+            .accepted
+            .iter()
+            .all(|key| self.acked.contains(&key.id) || self.failed.contains_key(&key.id));
         arrived && self.time.since_start() > self.scenario.ends + Duration::from_secs(3)
     }
 
     fn check_messages(&mut self) {
-        let lost: Vec<_> = self.accepted.iter().filter(|key| !self.acked.contains(&key.id)).map(|key| key.id).collect();
+        let lost: Vec<_> = self
+            .accepted
+            .iter()
+            .filter(|key| !self.acked.contains(&key.id))
+            .map(|key| key.id)
+            .collect();
         for id in lost.iter().take(3) {
-            let fate = self.failed.get(id).cloned().unwrap_or_else(|| "no word of it".into());
+            let fate = self
+                .failed
+                .get(id)
+                .cloned()
+                .unwrap_or_else(|| "no word of it".into());
             let shown = self.shown.contains(id);
-            self.violation(format!("I1: accepted, never acked: {id} ({fate}, shown: {shown}); {} in all", lost.len()));
+            self.violation(format!(
+                "I1: accepted, never acked: {id} ({fate}, shown: {shown}); {} in all",
+                lost.len()
+            ));
         }
     }
 
     /// I4 and I11: after the network has healed everybody in use has a path, and queues are bounded.
     fn check_paths(&mut self) {
         for n in 0..self.gateways.len() {
-            for peer in self.gateways[n].tunnel.status(self.time.now).collect::<Vec<_>>() {
-                let heard = peer.last_heard.is_some_and(|ago| ago < Duration::from_secs(60));
+            for peer in self.gateways[n]
+                .tunnel
+                .status(self.time.now)
+                .collect::<Vec<_>>()
+            {
+                let heard = peer
+                    .last_heard
+                    .is_some_and(|ago| ago < Duration::from_secs(60));
                 if heard && peer.link.is_none() {
-                    self.violation(format!("I4: {n} has no path to {}: {}", peer.node, peer.why));
+                    self.violation(format!(
+                        "I4: {n} has no path to {}: {}",
+                        peer.node, peer.why
+                    ));
                 }
                 if peer.queued > 256 {
                     self.violation(format!("I11: {n} queues {} packets", peer.queued));
@@ -639,17 +820,27 @@ impl World {
     fn check_changes(&mut self) {
         let excuses = self.scenario.faults.len();
         let minutes = usize::try_from(self.time.since_start().as_secs() / 60).expect("short") + 1;
-        let allowed = 3 + 3 * excuses + if self.scenario.loss >= 20 { 2 * minutes } else { 0 };
+        let allowed = 3
+            + 3 * excuses
+            + if self.scenario.loss >= 20 {
+                2 * minutes
+            } else {
+                0
+            };
         for ((n, peer), changes) in std::mem::take(&mut self.changes) {
             if changes.len() > allowed {
-                self.violation(format!("I7: {n} changed its path to {peer} {} times, {allowed} allowed", changes.len()));
+                self.violation(format!(
+                    "I7: {n} changed its path to {peer} {} times, {allowed} allowed",
+                    changes.len()
+                ));
             }
         }
     }
 
     fn schedule(&mut self, after: Duration, happening: Happening) {
         self.counter += 1;
-        self.queue.insert((self.time.now + after, self.counter), happening);
+        self.queue
+            .insert((self.time.now + after, self.counter), happening);
     }
 
     fn violation(&mut self, text: String) {
@@ -669,8 +860,16 @@ impl Gateway {
     /// When it wants to be woken.
     fn wake(&self) -> Option<Instant> {
         let disk = self.unsynced.front().map(|(at, ..)| *at);
-        let streams = self.streams.values().filter_map(|stream| stream.poll_timeout());
-        self.tunnel_wake.into_iter().chain(self.router_wake).chain(disk).chain(streams).min()
+        let streams = self
+            .streams
+            .values()
+            .filter_map(|stream| stream.poll_timeout());
+        self.tunnel_wake
+            .into_iter()
+            .chain(self.router_wake)
+            .chain(disk)
+            .chain(streams)
+            .min()
     }
 }
 
@@ -705,4 +904,4 @@ const BASE_MS: u64 = 1_795_000_000_000;
 const GAP: Duration = Duration::from_millis(1200);
 
 /// How long a healed network may need to deliver everything.
-const SETTLE: Duration = Duration::from_secs(90);
+const SETTLE: Duration = Duration::from_secs(300);

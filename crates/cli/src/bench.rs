@@ -27,12 +27,15 @@ use crate::output::{Output, note};
 /// Measure this machine, beside plain QUIC and plain SQLite in the same run. Needs no root, and
 /// leaves nothing behind. Build with --release: figures of a debug build mean nothing.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    disable_help_subcommand = true,
+    after_help = "Examples:
   crabmesh bench
   crabmesh bench --only bulk --json
   TMPDIR=/var/tmp crabmesh bench --only durable      on the disk under TMPDIR
 
-Exit 1 when a figure misses its limit; never with --quick, whose figures are too short to mean much.")]
+Exit 1 when a figure misses its limit; never with --quick, whose figures are too short to mean much."
+)]
 pub struct Args {
     /// Only this: may be repeated
     #[arg(long, value_name = "NAME", value_enum)]
@@ -86,7 +89,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     }
     let output = context.output();
     if cfg!(debug_assertions) {
-        note("crabmesh: this is a debug build; its figures mean nothing. Use `cargo run --release -- bench`");
+        note(
+            "crabmesh: this is a debug build; its figures mean nothing. Use `cargo run --release -- bench`",
+        );
     }
     let effort = if args.quick { QUICK } else { FULL };
     let names = match args.only.is_empty() {
@@ -101,7 +106,10 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         measured?;
         let missed = rows.iter().filter(|row| !row.pass).count();
         match missed > 0 && !args.quick {
-            true => Err(Failure::failed(format!("{missed} of {} figures miss their limits", rows.len()))),
+            true => Err(Failure::failed(format!(
+                "{missed} of {} figures miss their limits",
+                rows.len()
+            ))),
             false => Ok(()),
         }
     })
@@ -111,10 +119,16 @@ async fn measure(names: &[Name], effort: Effort, rows: &mut Vec<Row>) -> Result<
     for name in names {
         note(format!("measuring: {name:?} (load {})", load()));
         let measured = match name {
-            Name::Ask => staged(async |stage: &mut Stage| ask::measure(stage, effort).await).await?,
+            Name::Ask => {
+                staged(async |stage: &mut Stage| ask::measure(stage, effort).await).await?
+            }
             Name::Bulk => staged(async |_: &mut Stage| bulk::measure(effort).await).await?,
-            Name::Durable => staged(async |stage: &mut Stage| durable::measure(stage, effort).await).await?,
-            Name::Idle => staged(async |stage: &mut Stage| idle::measure(stage, effort).await).await?,
+            Name::Durable => {
+                staged(async |stage: &mut Stage| durable::measure(stage, effort).await).await?
+            }
+            Name::Idle => {
+                staged(async |stage: &mut Stage| idle::measure(stage, effort).await).await?
+            }
         };
         rows.extend(measured);
     }
@@ -145,10 +159,18 @@ fn show(rows: &[Row], output: Output) -> Result<(), Failure> {
     if output.json() {
         return rows.iter().try_for_each(|row| output.object(row));
     }
-    let head = ["WHAT", "FIGURE", "LIMIT", "", "NOTE"].map(str::to_owned).to_vec();
+    let head = ["WHAT", "FIGURE", "LIMIT", "", "NOTE"]
+        .map(str::to_owned)
+        .to_vec();
     let lines = rows.iter().map(|row| {
         let verdict = if row.pass { "pass" } else { "MISSED" };
-        vec![row.what.to_owned(), row.figure.clone(), row.limit.clone(), verdict.to_owned(), row.note.clone()]
+        vec![
+            row.what.to_owned(),
+            row.figure.clone(),
+            row.limit.clone(),
+            verdict.to_owned(),
+            row.note.clone(),
+        ]
     });
     let table: Vec<_> = std::iter::once(head).chain(lines).collect();
     output.table(&table)
@@ -163,12 +185,18 @@ fn quantile(values: impl IntoIterator<Item = f64>, part: f64) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let at = (values.len() as f64 * part) as usize;
-    values.get(at.min(values.len().saturating_sub(1))).copied().unwrap_or(0.0)
+    values
+        .get(at.min(values.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or(0.0)
 }
 
 /// `a .. b`, the lowest and the highest.
 fn spread(values: &[f64], digits: usize) -> String {
-    let (low, high) = (quantile(values.iter().copied(), 0.0), quantile(values.iter().copied(), 1.0));
+    let (low, high) = (
+        quantile(values.iter().copied(), 0.0),
+        quantile(values.iter().copied(), 1.0),
+    );
     format!("{low:.digits$}..{high:.digits$}")
 }
 

@@ -32,10 +32,12 @@ pub enum Owner {
 impl Context {
     /// From the command line.
     pub fn new(state_dir: Option<PathBuf>, json: bool) -> Self {
-        Self {
-            state_dir: state_dir.filter(|dir| !dir.as_os_str().is_empty()),
-            json,
-        }
+        // Not by clap, for which a variable that is set to nothing is a mistake.
+        let named = || std::env::var_os("CRABMESH_STATE_DIR").map(PathBuf::from);
+        let state_dir = state_dir
+            .or_else(named)
+            .filter(|dir| !dir.as_os_str().is_empty());
+        Self { state_dir, json }
     }
 
     /// The state directory: `--state-dir`, `CRABMESH_STATE_DIR`, or `crabmesh` per XDG; in it a

@@ -34,13 +34,7 @@ use crate::failure::{Exit, Failure};
 #[command(name = "crabmesh", version, max_term_width = 100, after_help = OVERVIEW)]
 struct Cli {
     /// Where this process keeps its state [default: $XDG_STATE_HOME/crabmesh]
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "CRABMESH_STATE_DIR",
-        hide_env = true
-    )]
+    #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Print facts as JSON, one object a line
     #[arg(long, global = true)]

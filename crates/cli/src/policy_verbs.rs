@@ -34,7 +34,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  crabmesh policy push policy.hujson")]
     Push(File),
     /// Show the policy in force at this gateway, or the rules of a file
-    #[command(after_help = "Examples:\n  crabmesh policy show > policy.hujson\n  crabmesh policy show policy.hujson")]
+    #[command(
+        after_help = "Examples:\n  crabmesh policy show > policy.hujson\n  crabmesh policy show policy.hujson"
+    )]
     Show(ShowArgs),
 }
 
@@ -58,7 +60,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Check(file) => check(&file, context),
         Command::Test(file) => test(&file, context),
         Command::Push(file) => push(&file, context),
-        Command::Show(ShowArgs { file: Some(file) }) => show_file(&File { file: Some(file) }, context),
+        Command::Show(ShowArgs { file: Some(file) }) => {
+            show_file(&File { file: Some(file) }, context)
+        }
         Command::Show(ShowArgs { file: None }) => show_active(context),
     }
 }
@@ -88,7 +92,11 @@ fn check(file: &File, context: &Context) -> Result<(), Failure> {
         explain(&said);
     }
     if errors > 0 {
-        return Err(Failure::failed(format!("{}: {}", read.name, count(errors, "error"))));
+        return Err(Failure::failed(format!(
+            "{}: {}",
+            read.name,
+            count(errors, "error")
+        )));
     }
     if !context.json {
         context.output().line(format!(
@@ -121,7 +129,9 @@ fn test(file: &File, context: &Context) -> Result<(), Failure> {
     }
     require(&read, &report, &gateways)?;
     if !context.json {
-        context.output().line(format!("{} passed", count(report.outcomes.len(), "test")))?;
+        context
+            .output()
+            .line(format!("{} passed", count(report.outcomes.len(), "test")))?;
     }
     Ok(())
 }
@@ -138,7 +148,8 @@ fn push(file: &File, context: &Context) -> Result<(), Failure> {
     require(&read, &report, &gateways).map_err(|failure| {
         failure.hint("nothing was pushed; `crabmesh policy test` shows every verdict")
     })?;
-    let text = String::from_utf8(read.bytes).map_err(|_| Failure::usage("the policy is not UTF-8"))?;
+    let text =
+        String::from_utf8(read.bytes).map_err(|_| Failure::usage("the policy is not UTF-8"))?;
     operator::push_policy(context, text)
 }
 
@@ -147,14 +158,23 @@ fn show_file(file: &File, context: &Context) -> Result<(), Failure> {
     let (document, warnings) = read.parse().map_err(|said| read.refused(&said))?;
     explain(&warnings);
     if context.json {
-        return document.summary().try_for_each(|rule| context.output().object(&rule));
+        return document
+            .summary()
+            .try_for_each(|rule| context.output().object(&rule));
     }
     let head = ["GRANT", "FROM", "TO", "MAY"].map(str::to_owned).to_vec();
     let rows = document.summary().map(|rule| {
         let may: Vec<String> = rule.msg.into_iter().chain(rule.ip).collect();
-        vec![rule.name, rule.src.join(", "), rule.dst.join(", "), may.join(", ")]
+        vec![
+            rule.name,
+            rule.src.join(", "),
+            rule.dst.join(", "),
+            may.join(", "),
+        ]
     });
-    context.output().table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+    context
+        .output()
+        .table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
 
 fn show_active(context: &Context) -> Result<(), Failure> {
@@ -162,8 +182,13 @@ fn show_active(context: &Context) -> Result<(), Failure> {
     if context.json {
         return context.output().object(&active);
     }
-    note(format!("policy {}, signed {}", active.version, active.signed_at));
-    context.output().line(terminal::printable_lines(&active.text))
+    note(format!(
+        "policy {}, signed {}",
+        active.version, active.signed_at
+    ));
+    context
+        .output()
+        .line(terminal::printable_lines(&active.text))
 }
 
 /// A policy file as read, and how it is called in messages.
@@ -179,14 +204,21 @@ impl Read {
             None => context.state_dir(Owner::Operator)?.join("policy.hujson"),
         };
         if path == Path::new("-") {
-            return Ok(Self { name: "stdin".into(), bytes: argument_or_stdin("-", policy::MAX_TEXT)? });
+            return Ok(Self {
+                name: "stdin".into(),
+                bytes: argument_or_stdin("-", policy::MAX_TEXT)?,
+            });
         }
         let name = path.display().to_string();
         // What cannot be a policy is not read to its end.
-        let limit = u64::try_from(policy::MAX_TEXT).unwrap_or(u64::MAX).saturating_add(1);
+        let limit = u64::try_from(policy::MAX_TEXT)
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
         let mut bytes = Vec::new();
         std::fs::File::open(&path)
-            .and_then(|opened| std::io::Read::read_to_end(&mut std::io::Read::take(opened, limit), &mut bytes))
+            .and_then(|opened| {
+                std::io::Read::read_to_end(&mut std::io::Read::take(opened, limit), &mut bytes)
+            })
             .map_err(|error| {
                 let failure = Failure::usage(format!("cannot read {name}: {error}"));
                 match file.file {
@@ -204,7 +236,10 @@ impl Read {
     /// Says what is wrong, and ends the command.
     fn refused(&self, said: &[Diagnostic]) -> Failure {
         explain(said);
-        let errors = said.iter().filter(|d| d.severity() == Severity::Error).count();
+        let errors = said
+            .iter()
+            .filter(|d| d.severity() == Severity::Error)
+            .count();
         Failure::failed(format!("{}: {}", self.name, count(errors, "error")))
     }
 }
@@ -214,14 +249,21 @@ fn require(read: &Read, report: &TestReport, gateways: &[Node]) -> Result<(), Fa
     if report.passed() {
         return Ok(());
     }
-    let failed: Vec<_> = report.outcomes.iter().filter_map(|o| o.diagnostic.clone()).collect();
+    let failed: Vec<_> = report
+        .outcomes
+        .iter()
+        .filter_map(|o| o.diagnostic.clone())
+        .collect();
     explain(&failed);
     let (failures, all) = (report.failures(), count(report.outcomes.len(), "test"));
     let against = match gateways.len() {
         0 => String::new(),
         known => format!(", against {} of this mesh", count(known, "gateway")),
     };
-    Err(Failure::failed(format!("{}: {failures} of {all} failed{against}", read.name)))
+    Err(Failure::failed(format!(
+        "{}: {failures} of {all} failed{against}",
+        read.name
+    )))
 }
 
 fn explain(said: &[Diagnostic]) {

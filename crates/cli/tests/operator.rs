@@ -178,7 +178,11 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
     ok(&operator, &["root", "replace", "operator"], &code);
     ok(&operator, &["root", "replace", "policy"], &code);
     ok(&operator, &["root", "replace", "issuer"], &code);
-    let late = ok(&operator, &["invite", "--name", "gw-late", "--tag", "tag:gateway"], "");
+    let late = ok(
+        &operator,
+        &["invite", "--name", "gw-late", "--tag", "tag:gateway"],
+        "",
+    );
     ok(&at("late"), &["join", "-"], &late);
     ok(&operator, &["policy", "push"], "");
 

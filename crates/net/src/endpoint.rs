@@ -92,7 +92,12 @@ pub fn beacon_endpoint(
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
     config.grease_quic_bit(false); // the clients tell QUIC from WireGuard by the fixed bit
     let socket = QuietSocket(TokioRuntime.wrap_udp_socket(socket.into())?);
-    Endpoint::new_with_abstract_socket(config, Some(server), Arc::new(socket), Arc::new(TokioRuntime))
+    Endpoint::new_with_abstract_socket(
+        config,
+        Some(server),
+        Arc::new(socket),
+        Arc::new(TokioRuntime),
+    )
 }
 
 /// How a node dials a peer inside the tunnel: `verifier` wants that peer's identity key.

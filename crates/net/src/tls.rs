@@ -450,7 +450,9 @@ mod tests {
         let server = raw_server(&b, b"t", Arc::new(OnlyKey(a.public()))).expect("server");
 
         let (client, server) = handshake(client, server).expect("each accepts the other");
-        let group = client.negotiated_key_exchange_group().map(|group| group.name());
+        let group = client
+            .negotiated_key_exchange_group()
+            .map(|group| group.name());
         assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
         let suite = server.negotiated_cipher_suite().map(|suite| suite.suite());
         assert_eq!(suite, Some(CipherSuite::TLS13_AES_256_GCM_SHA384));

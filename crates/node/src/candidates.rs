@@ -46,7 +46,12 @@ impl Candidates {
             if candidates != told {
                 debug!(count = candidates.len(), "candidates changed");
                 told = candidates.clone();
-                if self.plane.send(PlaneCommand::Candidates(candidates)).await.is_err() {
+                if self
+                    .plane
+                    .send(PlaneCommand::Candidates(candidates))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -61,7 +66,10 @@ impl Candidates {
     }
 
     fn local(&self) -> BTreeSet<IpAddr> {
-        let wanted = Wanted { loopback: self.allow_loopback, overlay: Some(self.overlay) };
+        let wanted = Wanted {
+            loopback: self.allow_loopback,
+            overlay: Some(self.overlay),
+        };
         match local_addresses(wanted) {
             Ok(addresses) => addresses.into_iter().collect(),
             Err(error) => {
@@ -76,8 +84,16 @@ impl Candidates {
             addr: SocketAddr::new(*ip, self.port),
             kind: CandidateKind::Host,
         });
-        let seen: BTreeSet<SocketAddr> = self.observed.borrow_and_update().values().copied().collect();
-        let observed = seen.into_iter().map(|addr| Candidate { addr, kind: CandidateKind::Observed });
+        let seen: BTreeSet<SocketAddr> = self
+            .observed
+            .borrow_and_update()
+            .values()
+            .copied()
+            .collect();
+        let observed = seen.into_iter().map(|addr| Candidate {
+            addr,
+            kind: CandidateKind::Observed,
+        });
         let mut all: Vec<Candidate> = host.chain(observed).collect();
         let mut known = BTreeSet::new();
         all.retain(|candidate| known.insert(candidate.addr));

@@ -34,16 +34,27 @@ pub struct Config {
 impl Config {
     /// The defaults, on this state directory.
     pub fn new(state_dir: PathBuf) -> Self {
-        Self { state_dir, ..Self::default() }
+        Self {
+            state_dir,
+            ..Self::default()
+        }
     }
 
     /// Reads a file.
     pub fn load(state_dir: PathBuf, file: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read(file)
-            .map_err(|source| ConfigError::Unreadable { file: file.into(), source })?;
-        let config: Self = serde_json::from_slice(&text)
-            .map_err(|source| ConfigError::Malformed { file: file.into(), source })?;
-        Ok(Self { state_dir, ..config })
+        let text = std::fs::read(file).map_err(|source| ConfigError::Unreadable {
+            file: file.into(),
+            source,
+        })?;
+        let config: Self =
+            serde_json::from_slice(&text).map_err(|source| ConfigError::Malformed {
+                file: file.into(),
+                source,
+            })?;
+        Ok(Self {
+            state_dir,
+            ..config
+        })
     }
 }
 
@@ -74,7 +85,10 @@ mod tests {
 
     #[test]
     fn the_sample_configuration_is_accepted() {
-        let sample = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/gateway.json"));
+        let sample = Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../configs/gateway.json"
+        ));
 
         let config = Config::load("state".into(), sample).expect("the sample is valid");
 
@@ -88,8 +102,13 @@ mod tests {
         let file = home.path().join("gateway.json");
         std::fs::write(&file, r#"{"prot": 4747}"#).expect("written");
 
-        let error = Config::load("state".into(), &file).expect_err("refused").to_string();
+        let error = Config::load("state".into(), &file)
+            .expect_err("refused")
+            .to_string();
 
-        assert!(error.contains("prot") && error.contains("gateway.json"), "{error}");
+        assert!(
+            error.contains("prot") && error.contains("gateway.json"),
+            "{error}"
+        );
     }
 }

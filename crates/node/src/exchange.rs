@@ -101,7 +101,8 @@ impl Exchange {
     pub async fn run(mut self) {
         let mut tick = tokio::time::interval(ANSWER_TIME);
         loop {
-            let room = self.for_control.len() < MAX_WAITING && self.for_messages.len() < MAX_WAITING;
+            let room =
+                self.for_control.len() < MAX_WAITING && self.for_messages.len() < MAX_WAITING;
             tokio::select! {
                 biased;
                 event = self.ports.control.recv() => match event {
@@ -138,7 +139,8 @@ impl Exchange {
             SessionEvent::Up(peer) => {
                 self.peers.insert(peer, Peer::default());
                 let remote = self.underlay.get(&peer).copied();
-                self.for_control.push_back(ControlInput::PeerUp { peer, remote });
+                self.for_control
+                    .push_back(ControlInput::PeerUp { peer, remote });
                 self.tell_directory(peer).await;
             }
             SessionEvent::Down(peer) => {
@@ -210,10 +212,18 @@ impl Exchange {
     async fn handle_command(&mut self, command: ExchangeCommand) {
         match command {
             ExchangeCommand::Directories(answer) => {
-                let known = self.peers.iter().map(|(id, peer)| (*id, peer.directory.clone()));
+                let known = self
+                    .peers
+                    .iter()
+                    .map(|(id, peer)| (*id, peer.directory.clone()));
                 let _ = answer.send(known.collect());
             }
-            ExchangeCommand::Reachable { peer, from, to, answer } => {
+            ExchangeCommand::Reachable {
+                peer,
+                from,
+                to,
+                answer,
+            } => {
                 if !self.peers.contains_key(&peer) {
                     // The dial goes on for the next try; there is no session to ask on now.
                     self.command(SessionCommand::Dial(peer)).await;
@@ -222,8 +232,16 @@ impl Exchange {
                 }
                 let token = self.next_token;
                 self.next_token += 1;
-                self.asked.insert(token, (answer, Instant::now() + ANSWER_TIME));
-                self.tell(peer, PeerFrame::Ping { token, agents: Some((from, to)) }).await;
+                self.asked
+                    .insert(token, (answer, Instant::now() + ANSWER_TIME));
+                self.tell(
+                    peer,
+                    PeerFrame::Ping {
+                        token,
+                        agents: Some((from, to)),
+                    },
+                )
+                .await;
             }
             ExchangeCommand::Agents(agents) => {
                 self.agents = agents;
@@ -255,8 +273,14 @@ impl Exchange {
     async fn tell_directory(&self, peer: NodeId) {
         let agents = {
             let world = self.ports.world.borrow();
-            let visible = |entry: &&DirectoryEntry| world.reachable((peer, None), (world.node, &entry.name));
-            self.agents.iter().filter(visible).take(MAX_DIRECTORY).cloned().collect()
+            let visible =
+                |entry: &&DirectoryEntry| world.reachable((peer, None), (world.node, &entry.name));
+            self.agents
+                .iter()
+                .filter(visible)
+                .take(MAX_DIRECTORY)
+                .cloned()
+                .collect()
         };
         self.tell(peer, PeerFrame::Directory(agents)).await;
     }

@@ -53,7 +53,9 @@ pub struct Links {
     papers: watch::Receiver<Option<Papers>>,
     ports: LinksPorts,
     open: BTreeMap<NodeId, (Beacon, Link)>,
-    events: (mpsc::Sender<(NodeId, LinkEvent)>, mpsc::Receiver<(NodeId, LinkEvent)>),
+    /// Given to each link.
+    events: mpsc::Sender<(NodeId, LinkEvent)>,
+    heard: mpsc::Receiver<(NodeId, LinkEvent)>,
 }
 
 impl Links {
@@ -64,8 +66,16 @@ impl Links {
         papers: watch::Receiver<Option<Papers>>,
         ports: LinksPorts,
     ) -> Self {
-        let events = mpsc::channel(EVENTS);
-        Self { dialer, identity, papers, ports, open: BTreeMap::new(), events }
+        let (events, heard) = mpsc::channel(EVENTS);
+        Self {
+            dialer,
+            identity,
+            papers,
+            ports,
+            open: BTreeMap::new(),
+            events,
+            heard,
+        }
     }
 
     /// Runs until the node stops.
@@ -73,7 +83,7 @@ impl Links {
         self.follow_beacons().await;
         loop {
             tokio::select! {
-                Some((beacon, event)) = self.events.1.recv() => self.handle_event(beacon, event).await,
+                Some((beacon, event)) = self.heard.recv() => self.handle_event(beacon, event).await,
                 request = self.ports.requests.recv() => match request {
                     Some((beacon, request)) => self.ask(beacon, request),
                     None => break,
@@ -116,7 +126,7 @@ impl Links {
                     key: (!beacon.any_key).then_some(beacon.key),
                     identity: Arc::clone(&self.identity),
                     papers: self.papers.clone(),
-                    events: self.events.0.clone(),
+                    events: self.events.clone(),
                 };
                 let (link, _task) = Link::open(config, self.dialer.clone());
                 self.open.insert(beacon.node, (beacon.clone(), link));
@@ -133,20 +143,29 @@ impl Links {
     async fn handle_event(&mut self, beacon: NodeId, event: LinkEvent) {
         match &event {
             LinkEvent::Datagram { from, payload } => {
-                let relayed = Relayed { relay: beacon, from: *from, payload: payload.clone() };
+                let relayed = Relayed {
+                    relay: beacon,
+                    from: *from,
+                    payload: payload.clone(),
+                };
                 // The data plane is behind: a datagram is lost, as on any network.
                 if self.ports.relayed.try_send(relayed).is_err() {
                     debug!("relayed datagram dropped: the data plane is behind");
                 }
                 return;
             }
-            LinkEvent::Up { observed, udp, restricted } => {
+            LinkEvent::Up {
+                observed,
+                udp,
+                restricted,
+            } => {
                 info!(%beacon, udp, "link to beacon is up");
                 if *udp {
                     self.observe(beacon, Some(*observed));
                 }
                 let link = self.open.get(&beacon).map(|(_, link)| link.clone());
-                self.relay(beacon, link.filter(|_| restricted.is_none())).await;
+                self.relay(beacon, link.filter(|_| restricted.is_none()))
+                    .await;
             }
             LinkEvent::Down { why } => {
                 info!(%beacon, %why, "link to beacon is down");
@@ -157,7 +176,11 @@ impl Links {
             _ => {}
         }
         // Control ends only with the node.
-        let _ = self.ports.control.send(ControlInput::Link(beacon, event)).await;
+        let _ = self
+            .ports
+            .control
+            .send(ControlInput::Link(beacon, event))
+            .await;
     }
 
     fn ask(&self, beacon: NodeId, request: MapRequest) {
@@ -169,15 +192,21 @@ impl Links {
     }
 
     fn observe(&self, beacon: NodeId, address: Option<SocketAddr>) {
-        self.ports.observed.send_if_modified(|observed| match address {
-            Some(address) => observed.insert(beacon, address) != Some(address),
-            None => observed.remove(&beacon).is_some(),
-        });
+        self.ports
+            .observed
+            .send_if_modified(|observed| match address {
+                Some(address) => observed.insert(beacon, address) != Some(address),
+                None => observed.remove(&beacon).is_some(),
+            });
     }
 
     async fn relay(&self, beacon: NodeId, link: Option<Link>) {
         // The data plane ends only with the node.
-        let _ = self.ports.plane.send(PlaneCommand::Relay(beacon, link)).await;
+        let _ = self
+            .ports
+            .plane
+            .send(PlaneCommand::Relay(beacon, link))
+            .await;
     }
 }
 

@@ -152,7 +152,10 @@ pub struct Stats {
 
 impl From<&LocalAgent> for router::Agent {
     fn from(agent: &LocalAgent) -> Self {
-        Self { name: agent.name.clone(), instance: InstanceId(agent.instance) }
+        Self {
+            name: agent.name.clone(),
+            instance: InstanceId(agent.instance),
+        }
     }
 }
 
@@ -178,5 +181,6 @@ impl SendError {
 /// An instant to wait until, for callers that think in durations.
 pub fn within(duration: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(duration).unwrap_or(now + Duration::from_secs(365 * 24 * 3600))
+    now.checked_add(duration)
+        .unwrap_or(now + Duration::from_secs(365 * 24 * 3600))
 }

@@ -165,7 +165,8 @@ impl Plane {
                     // Never spin on a broken socket, and never end for it.
                     failures = failures.saturating_add(1);
                     warn!(%error, failures, "cannot receive");
-                    tokio::time::sleep(Duration::from_millis(u64::from(failures.min(100)) * 10)).await;
+                    tokio::time::sleep(Duration::from_millis(u64::from(failures.min(100)) * 10))
+                        .await;
                 }
                 Turn::Overlay => {}
                 Turn::Relayed(relayed) => self.handle_relayed(relayed, now),
@@ -185,8 +186,19 @@ impl Plane {
         }
     }
 
-    async fn turn(&mut self, batch: &mut RecvBatch, timer: std::pin::Pin<&mut tokio::time::Sleep>) -> Turn {
-        let Self { tunnel, socket, overlay, ports, held, .. } = self;
+    async fn turn(
+        &mut self,
+        batch: &mut RecvBatch,
+        timer: std::pin::Pin<&mut tokio::time::Sleep>,
+    ) -> Turn {
+        let Self {
+            tunnel,
+            socket,
+            overlay,
+            ports,
+            held,
+            ..
+        } = self;
         let blocked = held.remote.is_some();
         let overlay_packets = poll_fn(|cx| {
             overlay.poll_packets(cx, OVERLAY_BUDGET, &mut |packet| {
@@ -214,7 +226,9 @@ impl Plane {
 
     fn handle_batch(&mut self, batch: &mut RecvBatch, now: Instant) {
         for received in batch.iter_mut() {
-            let link = Link::Direct { remote: received.remote };
+            let link = Link::Direct {
+                remote: received.remote,
+            };
             for (protocol, run) in demux::runs(received.bytes, received.stride) {
                 match protocol {
                     Protocol::WireGuard => {
@@ -232,7 +246,10 @@ impl Plane {
     }
 
     fn handle_relayed(&mut self, relayed: Relayed, now: Instant) {
-        let link = Link::Relay { relay: relayed.relay, peer: relayed.from };
+        let link = Link::Relay {
+            relay: relayed.relay,
+            peer: relayed.from,
+        };
         self.scratch.clear();
         self.scratch.extend_from_slice(&relayed.payload);
         if let Err(error) = self.tunnel.handle_datagram(&link, &mut self.scratch, now) {
@@ -280,19 +297,27 @@ impl Plane {
         let mut failed: Option<Link> = None;
         loop {
             match self.tunnel.poll_output() {
-                Output::Transmit { link, bytes, segment_size } => match link {
-                    Link::Direct { remote } => match self.socket.try_send(*remote, bytes, segment_size) {
-                        Ok(()) => {}
-                        Err(error) => match SendFault::of(&error) {
-                            SendFault::Full if self.held.remote.is_none() => {
-                                self.held.hold(*remote, bytes, segment_size);
-                            }
-                            SendFault::Unreachable => failed = Some(link.clone()),
-                            _ => trace!(%error, "datagram not sent"),
-                        },
-                    },
+                Output::Transmit {
+                    link,
+                    bytes,
+                    segment_size,
+                } => match link {
+                    Link::Direct { remote } => {
+                        match self.socket.try_send(*remote, bytes, segment_size) {
+                            Ok(()) => {}
+                            Err(error) => match SendFault::of(&error) {
+                                SendFault::Full if self.held.remote.is_none() => {
+                                    self.held.hold(*remote, bytes, segment_size);
+                                }
+                                SendFault::Unreachable => failed = Some(*link),
+                                _ => trace!(%error, "datagram not sent"),
+                            },
+                        }
+                    }
                     Link::Relay { relay, peer } => match self.relays.get(relay) {
-                        Some(relay) => bytes.chunks(segment_size).for_each(|one| relay.send(*peer, one)),
+                        Some(relay) => bytes
+                            .chunks(segment_size)
+                            .for_each(|one| relay.send(*peer, one)),
                         None => trace!("datagram for a relay that is gone"),
                     },
                     _ => trace!("datagram for a link of a later version"),
@@ -314,7 +339,10 @@ impl Plane {
 
     fn release(&mut self) {
         if let Some(remote) = self.held.remote {
-            match self.socket.try_send(remote, &self.held.bytes, self.held.segment_size) {
+            match self
+                .socket
+                .try_send(remote, &self.held.bytes, self.held.segment_size)
+            {
                 Err(error) if SendFault::of(&error) == SendFault::Full => {}
                 _ => self.held.remote = None,
             }
@@ -336,7 +364,9 @@ fn handle_event(
     pings: &mut BTreeMap<u64, (oneshot::Sender<Option<Pong>>, Instant)>,
 ) {
     let told = match event {
-        Event::Pong { token, link, rtt, .. } => {
+        Event::Pong {
+            token, link, rtt, ..
+        } => {
             if let Some((answer, _)) = pings.remove(&token) {
                 let _ = answer.send(Some(Pong { link, rtt }));
             }

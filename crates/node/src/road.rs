@@ -56,20 +56,45 @@ pub struct Road {
 impl Road {
     /// Lays a road over this socket. Must be called inside a tokio runtime.
     pub fn lay(socket: Arc<MeshSocket>, config: RoadConfig<'_>) -> Result<Self, RunError> {
-        let RoadConfig { node, wireguard, overlay, allow_loopback, identity, verifier, seed } = config;
+        let RoadConfig {
+            node,
+            wireguard,
+            overlay,
+            allow_loopback,
+            identity,
+            verifier,
+            seed,
+        } = config;
         let (commands, plane_commands) = mpsc::channel(QUEUE);
         let (relayed, from_relays) = mpsc::channel(QUEUE);
         let (plane_events, events) = mpsc::channel(QUEUE);
         let outer = OuterSocket::new(Arc::clone(&socket));
         let (overlay_socket, overlay_port) = net::overlay::overlay(overlay);
-        let tunnel_config = TunnelConfig { node, key: wireguard, overlay, allow_loopback };
+        let tunnel_config = TunnelConfig {
+            node,
+            key: wireguard,
+            overlay,
+            allow_loopback,
+        };
         let tunnel = Tunnel::new(tunnel_config, seed, Instant::now());
-        let ports = PlanePorts { commands: plane_commands, relayed: from_relays, events: plane_events };
+        let ports = PlanePorts {
+            commands: plane_commands,
+            relayed: from_relays,
+            events: plane_events,
+        };
         let plane = Plane::new(tunnel, socket, Arc::clone(&outer), overlay_port, ports);
         let server = net::endpoint::overlay_server_config(identity, Arc::clone(&verifier))?;
         let client = net::endpoint::overlay_client_config(identity, verifier)?;
-        let endpoint =
-            net::endpoint::overlay_endpoint(overlay_socket, server, identity).map_err(RunError::Socket)?;
-        Ok(Self { plane, commands, relayed, events, outer, endpoint, client })
+        let endpoint = net::endpoint::overlay_endpoint(overlay_socket, server, identity)
+            .map_err(RunError::Socket)?;
+        Ok(Self {
+            plane,
+            commands,
+            relayed,
+            events,
+            outer,
+            endpoint,
+            client,
+        })
     }
 }

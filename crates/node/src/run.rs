@@ -68,12 +68,30 @@ pub async fn run(
         },
         joined.trust,
     )?;
-    let ControlHandles { inputs, world, peers, beacons, papers, status, to_peers, to_beacons, events } = handles;
+    let ControlHandles {
+        inputs,
+        world,
+        peers,
+        beacons,
+        papers,
+        status,
+        to_peers,
+        to_beacons,
+        events,
+    } = handles;
     let overlay = joined.overlay;
 
     let verifier: Arc<dyn KeyVerifier> = Arc::new(MemberKeys(world.clone()));
     let identity = &joined.identity;
-    let Road { plane, commands, relayed, events: news, outer, endpoint, client } = Road::lay(
+    let Road {
+        plane,
+        commands,
+        relayed,
+        events: news,
+        outer,
+        endpoint,
+        client,
+    } = Road::lay(
         socket,
         RoadConfig {
             node,
@@ -85,17 +103,29 @@ pub async fn run(
             seed: seed()?,
         },
     )?;
-    let outer_endpoint = net::endpoint::outer_endpoint(Arc::clone(&outer)).map_err(RunError::Socket)?;
+    let outer_endpoint =
+        net::endpoint::outer_endpoint(Arc::clone(&outer)).map_err(RunError::Socket)?;
 
     let (session_commands, to_sessions) = mpsc::channel(QUEUE);
     let (session_events, from_sessions) = mpsc::channel(QUEUE);
     let (allowed, allowed_seen) = watch::channel(Arc::new(BTreeSet::new()));
-    let sessions = Sessions::new(endpoint, client, world.clone(), allowed_seen, to_sessions, session_events);
+    let sessions = Sessions::new(
+        endpoint,
+        client,
+        world.clone(),
+        allowed_seen,
+        to_sessions,
+        session_events,
+    );
 
     let agents = Agents::open(state.clone())?;
     let (messages, message_ends, message_plane) = messages::start(MessagesConfig {
         node,
-        agents: agents.list().iter().map(|agent| agent.local.clone()).collect(),
+        agents: agents
+            .list()
+            .iter()
+            .map(|agent| agent.local.clone())
+            .collect(),
         spool: Spool::open(&state, config.durability)?,
         world: world.clone(),
         seed: seed()?,
@@ -147,7 +177,13 @@ pub async fn run(
         messages: messages.clone(),
         agents: agents.clone(),
     });
-    let keeper = AddressKeeper { state: state.clone(), addresses, port, control: inputs, exchange: exchange_commands.clone() };
+    let keeper = AddressKeeper {
+        state: state.clone(),
+        addresses,
+        port,
+        control: inputs,
+        exchange: exchange_commands.clone(),
+    };
 
     let mut tasks = JoinSet::new();
     tasks.spawn(plane.run());
@@ -157,18 +193,35 @@ pub async fn run(
     tasks.spawn(links.run());
     tasks.spawn(candidates.run());
     let mut message_plane = tokio::spawn(message_plane.run());
-    tasks.spawn(forward(message_ends.outputs, session_commands.clone(), |output| match output {
-        PeerOutput::Frame(peer, frame) => SessionCommand::Message(peer, frame),
-        PeerOutput::Wanted(peer) => SessionCommand::Dial(peer),
-    }));
-    tasks.spawn(forward(to_peers, session_commands.clone(), |(peer, frame)| SessionCommand::Control(peer, frame)));
+    tasks.spawn(forward(
+        message_ends.outputs,
+        session_commands.clone(),
+        |output| match output {
+            PeerOutput::Frame(peer, frame) => SessionCommand::Message(peer, frame),
+            PeerOutput::Wanted(peer) => SessionCommand::Dial(peer),
+        },
+    ));
+    tasks.spawn(forward(
+        to_peers,
+        session_commands.clone(),
+        |(peer, frame)| SessionCommand::Control(peer, frame),
+    ));
     tasks.spawn(keeper.run(news));
-    tasks.spawn(follow_peers(peers, allowed, commands.clone(), session_commands));
+    tasks.spawn(follow_peers(
+        peers,
+        allowed,
+        commands.clone(),
+        session_commands,
+    ));
     tasks.spawn(follow_policy(world, node, commands));
     tasks.spawn(tell_agents(agents.clone(), exchange_commands));
 
     let api = Api::bind(&state, config.api, agents, messages.clone(), view).await?;
-    ready(&Ready { node, port, api: api.endpoints().clone() });
+    ready(&Ready {
+        node,
+        port,
+        api: api.endpoints().clone(),
+    });
     let (end_api, api_ends) = oneshot::channel::<()>();
     let api = tokio::spawn(api.run(async {
         // Dropped or sent, it means the same.
@@ -185,7 +238,11 @@ pub async fn run(
     }
     // With the last handle gone the plane puts everything on disk and ends.
     drop(messages);
-    if ended.is_none() && tokio::time::timeout(DRAIN_TIME, message_plane).await.is_err() {
+    if ended.is_none()
+        && tokio::time::timeout(DRAIN_TIME, message_plane)
+            .await
+            .is_err()
+    {
         warn!("the spool did not finish in time; what was accepted is on disk");
     }
     match ended {
@@ -231,7 +288,13 @@ impl Joined {
         file.boot += 1;
         state.write_json(files::NODE, &file)?;
         let overlay = identity::overlay_address(&trust.mesh(), &file.node);
-        Ok(Self { file, identity: Arc::new(identity), wireguard, overlay, trust })
+        Ok(Self {
+            file,
+            identity: Arc::new(identity),
+            wireguard,
+            overlay,
+            trust,
+        })
     }
 }
 
@@ -251,7 +314,11 @@ struct MemberKeys(watch::Receiver<Arc<World>>);
 
 impl KeyVerifier for MemberKeys {
     fn verify(&self, key: &IdentityPublic) -> bool {
-        self.0.borrow().members.values().any(|member| member.identity == *key)
+        self.0
+            .borrow()
+            .members
+            .values()
+            .any(|member| member.identity == *key)
     }
 }
 
@@ -295,13 +362,18 @@ async fn follow_peers(
     }
 }
 
-async fn follow_policy(mut world: watch::Receiver<Arc<World>>, node: NodeId, plane: mpsc::Sender<PlaneCommand>) {
+async fn follow_policy(
+    mut world: watch::Receiver<Arc<World>>,
+    node: NodeId,
+    plane: mpsc::Sender<PlaneCommand>,
+) {
     loop {
         let filter = match &world.borrow_and_update().policy {
             Some(policy) => policy.policy.packet_filter(&node, ROUTER_PORT),
             None => policy::PacketFilter::deny_all(),
         };
-        if plane.send(PlaneCommand::Filter(filter)).await.is_err() || world.changed().await.is_err() {
+        if plane.send(PlaneCommand::Filter(filter)).await.is_err() || world.changed().await.is_err()
+        {
             return;
         }
     }
@@ -342,14 +414,20 @@ impl AddressKeeper {
             match event {
                 PlaneEvent::GoodAddress(peer, remote) => {
                     // Control ends only with the node.
-                    let _ = self.control.send(ControlInput::GoodAddress(peer, remote)).await;
+                    let _ = self
+                        .control
+                        .send(ControlInput::GoodAddress(peer, remote))
+                        .await;
                     if self.remember(peer, remote) {
                         self.write().await;
                     }
                 }
                 PlaneEvent::Path(peer, link) => {
                     let remote = link.as_ref().and_then(Link::remote);
-                    let _ = self.exchange.send(ExchangeCommand::Underlay(peer, remote)).await;
+                    let _ = self
+                        .exchange
+                        .send(ExchangeCommand::Underlay(peer, remote))
+                        .await;
                 }
             }
         }

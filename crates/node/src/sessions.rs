@@ -42,9 +42,9 @@ pub enum SessionCommand {
 /// What the sessions tell the rest of the node.
 #[derive(Debug)]
 pub enum SessionEvent {
-    /// The first session with this peer is up.
+    /// A session with this peer is up, or another one is in use from here on.
     Up(NodeId),
-    /// The last session with this peer is gone, or the one in use was replaced after it failed.
+    /// The session that was in use is gone or replaced; what was in flight may be lost.
     Down(NodeId),
     /// A frame of its control stream.
     Control(NodeId, PeerFrame),
@@ -155,24 +155,36 @@ impl Sessions {
     }
 
     fn newest(&self, peer: NodeId) -> Option<&Connection> {
-        self.open.get(&peer).and_then(|connections| connections.last())
+        self.open
+            .get(&peer)
+            .and_then(|connections| connections.last())
     }
 
     fn dial(&mut self, peer: NodeId) {
         if self.dialling.contains_key(&peer) || !self.allowed.borrow().contains(&peer) {
             return;
         }
-        let Some(overlay) = self.world.borrow().members.get(&peer).map(|member| member.overlay) else {
+        let Some(overlay) = self
+            .world
+            .borrow()
+            .members
+            .get(&peer)
+            .map(|member| member.overlay)
+        else {
             return;
         };
         let remote = SocketAddr::new(IpAddr::V6(overlay), ROUTER_PORT);
-        let connecting = match self.endpoint.connect_with(self.client.clone(), remote, net::tls::SERVER_NAME) {
-            Ok(connecting) => connecting,
-            Err(error) => {
-                warn!(%peer, %error, "cannot dial");
-                return;
-            }
-        };
+        let connecting =
+            match self
+                .endpoint
+                .connect_with(self.client.clone(), remote, net::tls::SERVER_NAME)
+            {
+                Ok(connecting) => connecting,
+                Err(error) => {
+                    warn!(%peer, %error, "cannot dial");
+                    return;
+                }
+            };
         self.dialling.insert(peer, Vec::new());
         self.tasks.spawn(async move {
             let connected = tokio::time::timeout(HANDSHAKE_TIME, connecting).await;
@@ -202,16 +214,29 @@ impl Sessions {
                     return Done::Answered(None);
                 }
             };
-            Done::Answered(accepted.ok().and_then(Result::ok).map(|connection| (peer, connection)))
+            Done::Answered(
+                accepted
+                    .ok()
+                    .and_then(Result::ok)
+                    .map(|connection| (peer, connection)),
+            )
         });
     }
 
     /// The member whose tunnel delivers packets from this address.
     fn peer_at(&self, address: IpAddr) -> Option<NodeId> {
-        let IpAddr::V6(address) = address else { return None };
+        let IpAddr::V6(address) = address else {
+            return None;
+        };
         let world = self.world.borrow();
-        let member = world.members.values().find(|member| member.overlay == address)?;
-        self.allowed.borrow().contains(&member.node).then_some(member.node)
+        let member = world
+            .members
+            .values()
+            .find(|member| member.overlay == address)?;
+        self.allowed
+            .borrow()
+            .contains(&member.node)
+            .then_some(member.node)
     }
 
     fn handle_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
@@ -222,9 +247,11 @@ impl Sessions {
                     self.open(peer, connection);
                 }
                 match self.newest(peer) {
-                    Some(connection) => waiting.into_iter().for_each(|frame| connection.send_message(frame)),
+                    Some(connection) => waiting
+                        .into_iter()
+                        .for_each(|frame| connection.send_message(frame)),
                     // The router learns that its offers went nowhere, and will offer again.
-                    None if !waiting.is_empty() => self.untold.push_back(SessionEvent::Down(peer)),
+                    None if !waiting.is_empty() => self.tell(SessionEvent::Down(peer)),
                     None => {}
                 }
             }
@@ -237,31 +264,54 @@ impl Sessions {
 
     /// Takes a connection into use once its key is the peer's.
     fn open(&mut self, peer: NodeId, connection: quinn::Connection) {
-        let expected = self.world.borrow().members.get(&peer).map(|member| member.identity);
+        let expected = self
+            .world
+            .borrow()
+            .members
+            .get(&peer)
+            .map(|member| member.identity);
         let proved = net::tls::peer_key(&connection);
         if proved.is_none() || proved != expected || !self.allowed.borrow().contains(&peer) {
             warn!(%peer, "session closed: its key is not that of the tunnel's peer");
             connection.close(1u32.into(), b"wrong key");
             return;
         }
-        let first = self.newest(peer).is_none();
+        debug!(%peer, "session up");
+        // The other side may have restarted: it wants a hello and every offer again.
+        if self.newest(peer).is_some() {
+            self.tell(SessionEvent::Down(peer));
+        }
+        // Before its readers run, so that nothing is heard of a peer that is not up.
+        self.tell(SessionEvent::Up(peer));
         let id = connection.stable_id();
-        let heard = Heard { peer, events: self.events.clone() };
+        let heard = Heard {
+            peer,
+            events: self.events.clone(),
+        };
         let (handle, task) = Connection::new(connection, heard);
         self.tasks.spawn(async move {
             task.await;
             Done::Closed(peer, id)
         });
         self.open.entry(peer).or_default().push(handle);
-        debug!(%peer, "session up");
-        if first {
-            self.untold.push_back(SessionEvent::Up(peer));
+    }
+
+    /// Tells at once where there is room, else in order and when there is.
+    fn tell(&mut self, event: SessionEvent) {
+        if !self.untold.is_empty() {
+            self.untold.push_back(event);
+        } else if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            self.untold.push_back(event);
         }
     }
 
     fn handle_closed(&mut self, peer: NodeId, id: usize) {
-        let Some(connections) = self.open.get_mut(&peer) else { return };
-        let was_newest = connections.last().is_some_and(|connection| connection.id() == id);
+        let Some(connections) = self.open.get_mut(&peer) else {
+            return;
+        };
+        let was_newest = connections
+            .last()
+            .is_some_and(|connection| connection.id() == id);
         connections.retain(|connection| connection.id() != id);
         let others = !connections.is_empty();
         if !others {
@@ -269,9 +319,9 @@ impl Sessions {
         }
         if was_newest {
             debug!(%peer, "session down");
-            self.untold.push_back(SessionEvent::Down(peer));
+            self.tell(SessionEvent::Down(peer));
             if others {
-                self.untold.push_back(SessionEvent::Up(peer));
+                self.tell(SessionEvent::Up(peer));
             }
         }
     }

@@ -105,7 +105,10 @@ impl Spool {
             .name("spool".into())
             .spawn(move || writer::run(store, &writers))
             .map_err(SpoolError::Thread)?;
-        let spool = Self { shared, thread: Some(thread) };
+        let spool = Self {
+            shared,
+            thread: Some(thread),
+        };
         Ok(Opened {
             spool,
             rows: loaded.rows,

@@ -38,7 +38,10 @@ impl StateDir {
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let facts = fs::metadata(path).map_err(|source| StateError::io("open", path, source))?;
         if facts.permissions().mode() & 0o077 != 0 {
-            return Err(StateError::Permissions { path: path.into(), wanted: "700" });
+            return Err(StateError::Permissions {
+                path: path.into(),
+                wanted: "700",
+            });
         }
         if facts.uid() != rustix::process::geteuid().as_raw() {
             return Err(StateError::Owner { path: path.into() });
@@ -68,7 +71,9 @@ impl StateDir {
             .map_err(|source| StateError::io("open", &path, source))?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(StateLock { _file: file }),
-            Err(_) => Err(StateError::InUse { path: self.path.clone() }),
+            Err(_) => Err(StateError::InUse {
+                path: self.path.clone(),
+            }),
         }
     }
 
@@ -81,12 +86,18 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StateError::io("open", &path, source)),
         };
-        let facts = file.metadata().map_err(|source| StateError::io("read", &path, source))?;
+        let facts = file
+            .metadata()
+            .map_err(|source| StateError::io("read", &path, source))?;
         if facts.permissions().mode() & 0o077 != 0 {
-            return Err(StateError::Permissions { path, wanted: "600" });
+            return Err(StateError::Permissions {
+                path,
+                wanted: "600",
+            });
         }
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|source| StateError::io("read", &path, source))?;
+        file.read_to_end(&mut bytes)
+            .map_err(|source| StateError::io("read", &path, source))?;
         Ok(Some(bytes))
     }
 
@@ -105,7 +116,9 @@ impl StateDir {
         file.write_all(bytes).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         fs::rename(&temporary, &path).map_err(failed)?;
-        File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed)
+        File::open(&self.path)
+            .and_then(|dir| dir.sync_all())
+            .map_err(failed)
     }
 
     /// Removes a file; one that is missing is fine.
@@ -121,24 +134,35 @@ impl StateDir {
 
     /// Reads a JSON file; `None` where there is none.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
-        let Some(bytes) = self.read(name)? else { return Ok(None) };
+        let Some(bytes) = self.read(name)? else {
+            return Ok(None);
+        };
         match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Some(value)),
-            Err(source) => Err(StateError::Json { path: self.file(name), source }),
+            Err(source) => Err(StateError::Json {
+                path: self.file(name),
+                source,
+            }),
         }
     }
 
     /// Replaces a JSON file.
     pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
-        let bytes = serde_json::to_vec_pretty(value)
-            .map_err(|source| StateError::Json { path: self.file(name), source })?;
+        let bytes = serde_json::to_vec_pretty(value).map_err(|source| StateError::Json {
+            path: self.file(name),
+            source,
+        })?;
         self.write(name, &bytes)
     }
 }
 
 impl StateError {
     fn io(verb: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { verb, path: path.into(), source }
+        Self::Io {
+            verb,
+            path: path.into(),
+            source,
+        }
     }
 }
 
@@ -198,8 +222,14 @@ mod tests {
         state.write("node.key", b"old").expect("written");
         state.write("node.key", b"new").expect("replaced");
 
-        assert_eq!(state.read("node.key").expect("readable").as_deref(), Some(&b"new"[..]));
-        let mode = fs::metadata(state.file("node.key")).expect("there").permissions().mode();
+        assert_eq!(
+            state.read("node.key").expect("readable").as_deref(),
+            Some(&b"new"[..])
+        );
+        let mode = fs::metadata(state.file("node.key"))
+            .expect("there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(state.read("absent").expect("no error").is_none());
     }
@@ -210,10 +240,14 @@ mod tests {
         let state = StateDir::create(&home.path().join("s")).expect("made");
         state.write("node.key", b"secret").expect("written");
 
-        fs::set_permissions(state.file("node.key"), fs::Permissions::from_mode(0o644)).expect("set");
+        fs::set_permissions(state.file("node.key"), fs::Permissions::from_mode(0o644))
+            .expect("set");
 
         let error = state.read("node.key").expect_err("refused").to_string();
-        assert!(error.contains("node.key") && error.contains("chmod 600"), "{error}");
+        assert!(
+            error.contains("node.key") && error.contains("chmod 600"),
+            "{error}"
+        );
     }
 
     #[test]

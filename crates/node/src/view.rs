@@ -67,7 +67,11 @@ impl NodeView for View {
         Box::pin(async move { self.reachable_agents(asker.as_ref()).await })
     }
 
-    fn ping(&self, target: PingTarget, asker: Option<AgentName>) -> Later<'_, Result<Ping, Failure>> {
+    fn ping(
+        &self,
+        target: PingTarget,
+        asker: Option<AgentName>,
+    ) -> Later<'_, Result<Ping, Failure>> {
         Box::pin(self.probe(target, asker))
     }
 
@@ -75,7 +79,10 @@ impl NodeView for View {
         let peer = self.world.borrow().named(gateway).map(|member| member.node);
         Box::pin(async move {
             let peers = self.peers().await;
-            let link = peers.into_iter().find(|status| Some(status.node) == peer).and_then(|status| status.link);
+            let link = peers
+                .into_iter()
+                .find(|status| Some(status.node) == peer)
+                .and_then(|status| status.link);
             self.shown(link)
         })
     }
@@ -87,10 +94,19 @@ impl NodeView for View {
 
 impl View {
     async fn gather(&self, isolation: Isolation) -> Status {
-        let tunnels: BTreeMap<NodeId, tunnel::PeerStatus> =
-            self.peers().await.into_iter().map(|peer| (peer.node, peer)).collect();
-        let queued: BTreeMap<NodeId, usize> =
-            self.messages.queued().await.unwrap_or_default().into_iter().collect();
+        let tunnels: BTreeMap<NodeId, tunnel::PeerStatus> = self
+            .peers()
+            .await
+            .into_iter()
+            .map(|peer| (peer.node, peer))
+            .collect();
+        let queued: BTreeMap<NodeId, usize> = self
+            .messages
+            .queued()
+            .await
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
         let world = self.world.borrow().clone();
         let status = self.status.borrow().clone();
         let me = world.members.get(&world.node);
@@ -98,24 +114,33 @@ impl View {
         let age = |since: UnixTime| now.0.saturating_sub(since.0);
 
         let peers = world.names.values().filter(|node| **node != world.node);
-        let peers = peers.filter_map(|node| world.members.get(node)).map(|member| {
-            let tunnel = tunnels.get(&member.node);
-            let present = status.presence.get(&member.node).is_some_and(|(online, _)| *online);
-            let heard = tunnel.and_then(|tunnel| tunnel.last_heard).is_some_and(|ago| ago < RECENT);
-            PeerStatus {
-                name: member.name.clone(),
-                id: member.node.to_hex(),
-                tags: member.tags.clone(),
-                online: present || heard,
-                path: self.path_of(tunnel),
-                rtt_ms: tunnel.and_then(|tunnel| tunnel.rtt).map(millis),
-                last_handshake_s: tunnel.and_then(|tunnel| tunnel.last_handshake).map(|ago| ago.as_secs()),
-                tx_bytes: tunnel.map_or(0, |tunnel| tunnel.tx_bytes),
-                rx_bytes: tunnel.map_or(0, |tunnel| tunnel.rx_bytes),
-                queued: queued.get(&member.node).map_or(0, |count| *count as u64),
-                expires_at: Some(timestamp(member.expires_at)),
-            }
-        });
+        let peers = peers
+            .filter_map(|node| world.members.get(node))
+            .map(|member| {
+                let tunnel = tunnels.get(&member.node);
+                let present = status
+                    .presence
+                    .get(&member.node)
+                    .is_some_and(|(online, _)| *online);
+                let heard = tunnel
+                    .and_then(|tunnel| tunnel.last_heard)
+                    .is_some_and(|ago| ago < RECENT);
+                PeerStatus {
+                    name: member.name.clone(),
+                    id: member.node.to_hex(),
+                    tags: member.tags.clone(),
+                    online: present || heard,
+                    path: self.path_of(tunnel),
+                    rtt_ms: tunnel.and_then(|tunnel| tunnel.rtt).map(millis),
+                    last_handshake_s: tunnel
+                        .and_then(|tunnel| tunnel.last_handshake)
+                        .map(|ago| ago.as_secs()),
+                    tx_bytes: tunnel.map_or(0, |tunnel| tunnel.tx_bytes),
+                    rx_bytes: tunnel.map_or(0, |tunnel| tunnel.rx_bytes),
+                    queued: queued.get(&member.node).map_or(0, |count| *count as u64),
+                    expires_at: Some(timestamp(member.expires_at)),
+                }
+            });
         Status {
             mesh: world.mesh.to_string(),
             node: NodeStatus {
@@ -127,8 +152,17 @@ impl View {
             },
             beacons: self.links.borrow().iter().map(beacon_status).collect(),
             peers: peers.collect(),
-            policy: status.policy.map(|(order, signed)| PolicyStatus { version: version(order), age_s: age(signed) }),
-            map: MapStatus { age_s: if status.map_live { Some(0) } else { status.map_at.map(age) } },
+            policy: status.policy.map(|(order, signed)| PolicyStatus {
+                version: version(order),
+                age_s: age(signed),
+            }),
+            map: MapStatus {
+                age_s: if status.map_live {
+                    Some(0)
+                } else {
+                    status.map_at.map(age)
+                },
+            },
         }
     }
 
@@ -136,16 +170,27 @@ impl View {
         match tunnel {
             Some(tunnel) => {
                 let path = self.shown(tunnel.link);
-                PeerPath { kind: path.kind, remote: path.remote, why: tunnel.why.to_owned() }
+                PeerPath {
+                    kind: path.kind,
+                    remote: path.remote,
+                    why: tunnel.why.to_owned(),
+                }
             }
-            None => PeerPath { kind: PathKind::None, remote: None, why: "no grant joins us, or it never came".into() },
+            None => PeerPath {
+                kind: PathKind::None,
+                remote: None,
+                why: "no grant joins us, or it never came".into(),
+            },
         }
     }
 
     /// Every agent in session that the policy lets the asker reach, and those of this gateway.
     async fn reachable_agents(&self, asker: Option<&AgentName>) -> Vec<AgentEntry> {
         let (answer, directories) = oneshot::channel();
-        let asked = self.exchange.send(ExchangeCommand::Directories(answer)).await;
+        let asked = self
+            .exchange
+            .send(ExchangeCommand::Directories(answer))
+            .await;
         let mut directories: BTreeMap<NodeId, Vec<DirectoryEntry>> = match asked {
             Ok(()) => directories.await.unwrap_or_default(),
             Err(_) => BTreeMap::new(),
@@ -155,12 +200,17 @@ impl View {
         let status = self.status.borrow().clone();
         let mut entries = Vec::new();
         for (node, agents) in directories {
-            let Some(member) = world.members.get(&node) else { continue };
+            let Some(member) = world.members.get(&node) else {
+                continue;
+            };
             for agent in agents {
                 let may = world.reachable((world.node, asker), (node, &agent.name));
                 if may && !(node == world.node && Some(&agent.name) == asker) {
                     entries.push(AgentEntry {
-                        address: AgentAddress { agent: agent.name, node: member.name.clone() },
+                        address: AgentAddress {
+                            agent: agent.name,
+                            node: member.name.clone(),
+                        },
                         online: node == world.node
                             || status.presence.get(&node).is_none_or(|(online, _)| *online),
                         last_seen_s: agent.idle_s,
@@ -168,7 +218,9 @@ impl View {
                 }
             }
         }
-        entries.sort_by(|a, b| (&a.address.node, &a.address.agent).cmp(&(&b.address.node, &b.address.agent)));
+        entries.sort_by(|a, b| {
+            (&a.address.node, &a.address.agent).cmp(&(&b.address.node, &b.address.agent))
+        });
         entries
     }
 
@@ -179,24 +231,42 @@ impl View {
         };
         let world = self.world.borrow().clone();
         let Some(peer) = world.named(name).map(|member| member.node) else {
-            return Err(Failure::new("unknown_gateway", format!("no gateway of this mesh is called {name}")));
+            return Err(Failure::new(
+                "unknown_gateway",
+                format!("no gateway of this mesh is called {name}"),
+            ));
         };
         if let PingTarget::Agent(address) = &target {
             self.check_agent(&world, peer, address, asker).await?;
         }
         if peer == world.node {
-            return Ok(Ping { path: Path::none(), rtt_ms: Some(0.0) });
+            return Ok(Ping {
+                path: Path::none(),
+                rtt_ms: Some(0.0),
+            });
         }
         let (answer, pong) = oneshot::channel();
-        let lost = Ping { path: Path::none(), rtt_ms: None };
-        if self.plane.send(PlaneCommand::Ping(peer, answer)).await.is_err() {
+        let lost = Ping {
+            path: Path::none(),
+            rtt_ms: None,
+        };
+        if self
+            .plane
+            .send(PlaneCommand::Ping(peer, answer))
+            .await
+            .is_err()
+        {
             return Ok(lost);
         }
         match pong.await {
-            Ok(Some(pong)) => {
-                Ok(Ping { path: self.shown(Some(pong.link)), rtt_ms: Some(millis(pong.rtt)) })
-            }
-            _ => Ok(Ping { path: self.path(name).await, rtt_ms: None }),
+            Ok(Some(pong)) => Ok(Ping {
+                path: self.shown(Some(pong.link)),
+                rtt_ms: Some(millis(pong.rtt)),
+            }),
+            _ => Ok(Ping {
+                path: self.path(name).await,
+                rtt_ms: None,
+            }),
         }
     }
 
@@ -212,7 +282,12 @@ impl View {
         let Some(from) = asker else { return Ok(()) };
         let verdicts = [Verb::Send, Verb::Request].map(|verb| {
             let (src, dst) = ((world.node, &from), (peer, &to.agent));
-            world.authorize(&MessageRequest { src, dst, verb, at: now() })
+            world.authorize(&MessageRequest {
+                src,
+                dst,
+                verb,
+                at: now(),
+            })
         });
         if let [Verdict::Denied(denial), Verdict::Denied(_)] = verdicts {
             let mut failure = Failure::new("denied", denial.reason);
@@ -223,14 +298,22 @@ impl View {
             Some(self.agents.named(&to.agent).is_some())
         } else {
             let (answer, heard) = oneshot::channel();
-            let ask = ExchangeCommand::Reachable { peer, from, to: to.agent.clone(), answer };
+            let ask = ExchangeCommand::Reachable {
+                peer,
+                from,
+                to: to.agent.clone(),
+                answer,
+            };
             match self.exchange.send(ask).await {
                 Ok(()) => heard.await.unwrap_or(None),
                 Err(_) => None,
             }
         };
         match there {
-            Some(false) => Err(Failure::new("unknown_agent", format!("{} has no agent {}", to.node, to.agent))),
+            Some(false) => Err(Failure::new(
+                "unknown_agent",
+                format!("{} has no agent {}", to.node, to.agent),
+            )),
             // Without a session the probe itself tells how the gateway is.
             Some(true) | None => Ok(()),
         }
@@ -251,7 +334,10 @@ impl View {
                 let links = self.links.borrow();
                 let beacon = links.iter().find(|link| link.node == relay);
                 beacon.map_or(
-                    Path { kind: PathKind::Relay, remote: None },
+                    Path {
+                        kind: PathKind::Relay,
+                        remote: None,
+                    },
                     |link| Path::relay(&link.address),
                 )
             }
@@ -263,17 +349,36 @@ impl View {
         use std::fmt::Write;
         let peers = self.peers().await;
         let mut text = String::new();
-        let direct = peers.iter().filter(|peer| peer.link.is_some_and(|link| link.is_direct())).count();
+        let direct = peers
+            .iter()
+            .filter(|peer| peer.link.is_some_and(|link| link.is_direct()))
+            .count();
         let relayed = peers.iter().filter(|peer| peer.link.is_some()).count() - direct;
         let sum = |of: fn(&tunnel::PeerStatus) -> u64| peers.iter().map(of).sum::<u64>();
         let lines = [
             ("crabmesh_peers", "gauge", peers.len() as u64),
             ("crabmesh_peers_direct", "gauge", direct as u64),
             ("crabmesh_peers_relayed", "gauge", relayed as u64),
-            ("crabmesh_tunnel_tx_bytes_total", "counter", sum(|peer| peer.tx_bytes)),
-            ("crabmesh_tunnel_rx_bytes_total", "counter", sum(|peer| peer.rx_bytes)),
-            ("crabmesh_tunnel_handshakes_total", "counter", sum(|peer| peer.handshakes)),
-            ("crabmesh_tunnel_dropped_total", "counter", sum(|peer| peer.dropped)),
+            (
+                "crabmesh_tunnel_tx_bytes_total",
+                "counter",
+                sum(|peer| peer.tx_bytes),
+            ),
+            (
+                "crabmesh_tunnel_rx_bytes_total",
+                "counter",
+                sum(|peer| peer.rx_bytes),
+            ),
+            (
+                "crabmesh_tunnel_handshakes_total",
+                "counter",
+                sum(|peer| peer.handshakes),
+            ),
+            (
+                "crabmesh_tunnel_dropped_total",
+                "counter",
+                sum(|peer| peer.dropped),
+            ),
         ];
         for (name, kind, value) in lines {
             // Writing to a string cannot fail.
@@ -299,7 +404,11 @@ fn beacon_status(link: &BeaconLink) -> BeaconStatus {
         LinkState::Down { .. } => ("down", None),
         _ => ("connecting", None),
     };
-    BeaconStatus { address: link.address.clone(), state: state.into(), rtt_ms: rtt.map(millis) }
+    BeaconStatus {
+        address: link.address.clone(),
+        state: state.into(),
+        rtt_ms: rtt.map(millis),
+    }
 }
 
 fn version(order: Order) -> String {
@@ -316,7 +425,11 @@ fn millis(duration: Duration) -> f64 {
 }
 
 fn now() -> UnixTime {
-    UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    UnixTime(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+    )
 }
 
 /// A peer heard within this time is online whatever a beacon says: three heartbeats of 20 s.

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use identity::{AgentName, IdentityPublic, MeshName, NodeId, NodeName, Order, Tag, UnixTime, UserName};
+use identity::{
+    AgentName, IdentityPublic, MeshName, NodeId, NodeName, Order, Tag, UnixTime, UserName,
+};
 use policy::{Denial, MessageRequest, Policy, Verdict};
 use router::Authority;
 
@@ -60,7 +62,13 @@ pub struct WorldPolicy {
 impl World {
     /// A gateway that knows itself alone and has no policy: nothing may pass.
     pub fn alone(node: NodeId, mesh: MeshName) -> Self {
-        Self { node, mesh, members: BTreeMap::new(), names: BTreeMap::new(), policy: None }
+        Self {
+            node,
+            mesh,
+            members: BTreeMap::new(),
+            names: BTreeMap::new(),
+            policy: None,
+        }
     }
 
     /// Puts one more member, or a newer view of it, into the snapshot.

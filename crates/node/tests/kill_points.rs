@@ -31,15 +31,20 @@ const MESSAGES: u64 = 24;
 
 #[test]
 fn killed_at_every_point_nothing_accepted_is_lost_and_nothing_acked_comes_again() {
+    if !cfg!(debug_assertions) {
+        return; // a release build has no such points
+    }
     let nightly = std::env::var("CRABMESH_NIGHTLY").is_ok_and(|value| value == "1");
     let mut kills = BTreeSet::new();
     if nightly {
         let mut dice = now_ms();
         for round in 0..1000 / crash::POINTS.len() + 1 {
             for point in crash::POINTS {
-                dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round as u64 | 1);
+                dice = dice
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(round as u64 | 1);
                 let passing = 1 + (dice >> 33) % 20;
-                println_seed(point, passing);
+                tell_seed(point, passing);
                 kills.extend(Story::new().kill_at(point, &[passing]));
             }
         }
@@ -55,11 +60,17 @@ fn killed_at_every_point_nothing_accepted_is_lost_and_nothing_acked_comes_again(
 /// The victim. Does nothing when the test harness runs it.
 #[test]
 fn victim() {
-    let Ok(home) = std::env::var("CRABMESH_VICTIM") else { return };
+    let Ok(home) = std::env::var("CRABMESH_VICTIM") else {
+        return;
+    };
     let known = std::env::var("CRABMESH_VICTIM_ACCEPTED").unwrap_or_default();
     let accepted = known.split(',').filter_map(|n| n.parse().ok()).collect();
-    let base = std::env::var("CRABMESH_VICTIM_BASE").ok().and_then(|base| base.parse().ok());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let base = std::env::var("CRABMESH_VICTIM_BASE")
+        .ok()
+        .and_then(|base| base.parse().ok());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.expect("a runtime");
     runtime.block_on(live(Path::new(&home), base.expect("a base"), accepted));
 }
@@ -94,13 +105,19 @@ impl Story {
                 died = Some(point);
             }
         }
-        assert!(self.live(None), "{point}: without a kill it must end by itself");
+        assert!(
+            self.live(None),
+            "{point}: without a kill it must end by itself"
+        );
 
         assert_eq!(self.accepted, (0..MESSAGES).collect(), "{point}: accepted");
         let arrived: BTreeSet<u64> = self.shown.iter().filter_map(|it| it.parse().ok()).collect();
         assert_eq!(arrived, self.accepted, "{point}: accepted and never shown");
         let asked: BTreeSet<u64> = (0..MESSAGES).filter(|n| is_request(*n)).collect();
-        assert_eq!(self.answered, asked, "{point}: a reply was accepted and never shown");
+        assert_eq!(
+            self.answered, asked,
+            "{point}: a reply was accepted and never shown"
+        );
         died
     }
 
@@ -136,12 +153,17 @@ impl Story {
     }
 
     fn hear(&mut self, line: &str, life: &str) {
-        let Some((_, said)) = line.split_once("victim: ") else { return };
+        let Some((_, said)) = line.split_once("victim: ") else {
+            return;
+        };
         let (what, about) = said.split_once(' ').expect("a word and a name");
         match what {
             "accepted" => drop(self.accepted.insert(about.parse().expect("a number"))),
             "shown" => {
-                assert!(!self.acked.contains(about), "{life}: {about} came again after its ack");
+                assert!(
+                    !self.acked.contains(about),
+                    "{life}: {about} came again after its ack"
+                );
                 if let Some(number) = about.strip_prefix("re:") {
                     self.answered.insert(number.parse().expect("a number"));
                 }
@@ -157,8 +179,14 @@ impl Story {
 async fn live(home: &Path, base: u64, accepted: BTreeSet<u64>) {
     let (a, a_inputs, a_outputs, planner) = plane(home, "gw-a", "planner");
     let (b, b_inputs, b_outputs, coder) = plane(home, "gw-b", "coder");
-    a_inputs.send(PeerInput::Up(id_of("gw-b"))).await.expect("running");
-    b_inputs.send(PeerInput::Up(id_of("gw-a"))).await.expect("running");
+    a_inputs
+        .send(PeerInput::Up(id_of("gw-b")))
+        .await
+        .expect("running");
+    b_inputs
+        .send(PeerInput::Up(id_of("gw-a")))
+        .await
+        .expect("running");
     tokio::spawn(carry(id_of("gw-a"), a_outputs, b_inputs));
     tokio::spawn(carry(id_of("gw-b"), b_outputs, a_inputs));
 
@@ -185,13 +213,20 @@ async fn live(home: &Path, base: u64, accepted: BTreeSet<u64>) {
     };
     let (done, finished) = watch::channel(false);
     let work = async {
-        tokio::join!(work(&a, &planner, finished.clone()), work(&b, &coder, finished.clone()));
+        tokio::join!(
+            work(&a, &planner, finished.clone()),
+            work(&b, &coder, finished.clone())
+        );
     };
     let end = async {
         send.await;
         loop {
-            let (here, there) = (a.stats().await.expect("running"), b.stats().await.expect("running"));
-            let rows = |stats: &node::messages::Stats| stats.router.outbox_rows + stats.router.inbox_rows;
+            let (here, there) = (
+                a.stats().await.expect("running"),
+                b.stats().await.expect("running"),
+            );
+            let rows =
+                |stats: &node::messages::Stats| stats.router.outbox_rows + stats.router.inbox_rows;
             if rows(&here) + rows(&there) == 0 {
                 break;
             }
@@ -205,7 +240,11 @@ async fn live(home: &Path, base: u64, accepted: BTreeSet<u64>) {
 }
 
 async fn work(messages: &Messages, agent: &LocalAgent, mut finished: watch::Receiver<bool>) {
-    let options = ReceiveOptions { wait: Duration::from_secs(30), max: 3, hold: None };
+    let options = ReceiveOptions {
+        wait: Duration::from_secs(30),
+        max: 3,
+        hold: None,
+    };
     loop {
         let seen = tokio::select! {
             _ = finished.wait_for(|finished| *finished) => return,
@@ -213,14 +252,27 @@ async fn work(messages: &Messages, agent: &LocalAgent, mut finished: watch::Rece
         };
         for delivery in seen {
             let body = String::from_utf8_lossy(&delivery.body).into_owned();
-            assert!(!matches!(delivery.kind, DeliveryKind::Failure { .. }), "{delivery:?}");
+            assert!(
+                !matches!(delivery.kind, DeliveryKind::Failure { .. }),
+                "{delivery:?}"
+            );
             say("shown", &body);
             if delivery.kind == DeliveryKind::Request {
                 let body = Bytes::from(format!("re:{body}"));
-                let draft = ReplyDraft { id: None, content_type: "text/plain".into(), body };
-                messages.reply(agent, delivery.id, draft).await.expect("accepted");
+                let draft = ReplyDraft {
+                    id: None,
+                    content_type: "text/plain".into(),
+                    body,
+                };
+                messages
+                    .reply(agent, delivery.id, draft)
+                    .await
+                    .expect("accepted");
             } else {
-                let acked = messages.ack(agent, vec![delivery.id]).await.expect("stored");
+                let acked = messages
+                    .ack(agent, vec![delivery.id])
+                    .await
+                    .expect("stored");
                 assert_eq!(acked, [Ok(())]);
             }
             say("acked", &body);
@@ -238,13 +290,25 @@ async fn carry(from: NodeId, mut outputs: mpsc::Receiver<PeerOutput>, to: mpsc::
     }
 }
 
-type Running = (Messages, mpsc::Sender<PeerInput>, mpsc::Receiver<PeerOutput>, LocalAgent);
+type Running = (
+    Messages,
+    mpsc::Sender<PeerInput>,
+    mpsc::Receiver<PeerOutput>,
+    LocalAgent,
+);
 
 fn plane(home: &Path, name: &str, agent: &str) -> Running {
     let state = StateDir::create(&home.join(name)).expect("a state directory");
-    let agent = LocalAgent { name: agent.parse().expect("a name"), instance: id_of(name).0 };
+    let agent = LocalAgent {
+        name: agent.parse().expect("a name"),
+        instance: id_of(name).0,
+    };
     let spool = Spool::open(&state, Durability::Full).expect("opens after any death");
-    assert_eq!((spool.damaged, &spool.quarantined), (0, &None), "a kill damages nothing");
+    assert_eq!(
+        (spool.damaged, &spool.quarantined),
+        (0, &None),
+        "a kill damages nothing"
+    );
     let (world, world_out) = watch::channel(world_of(name));
     let (messages, ends, plane) = start(MessagesConfig {
         node: id_of(name),
@@ -265,7 +329,10 @@ fn world_of(name: &str) -> Arc<World> {
     let mut world = World::alone(id_of(name), "home".parse().expect("a name"));
     let mut nodes = Vec::new();
     for member in ["gw-a", "gw-b"] {
-        let (node, name) = (id_of(member), member.parse::<identity::NodeName>().expect("a name"));
+        let (node, name) = (
+            id_of(member),
+            member.parse::<identity::NodeName>().expect("a name"),
+        );
         let user = "ana@example.com".parse().ok();
         world.insert(WorldMember {
             node,
@@ -276,7 +343,13 @@ fn world_of(name: &str) -> Arc<World> {
             overlay: std::net::Ipv6Addr::LOCALHOST,
             expires_at: UnixTime(u64::MAX),
         });
-        nodes.push(policy::Node { id: node, name, user, tags: Vec::new(), addresses: Vec::new() });
+        nodes.push(policy::Node {
+            id: node,
+            name,
+            user,
+            tags: Vec::new(),
+            addresses: Vec::new(),
+        });
     }
     let (document, _) = Document::parse("policy.hujson", text).expect("a policy");
     world.policy = Some(WorldPolicy {
@@ -297,17 +370,23 @@ fn is_request(n: u64) -> bool {
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
     u64::try_from(since.as_millis()).expect("this age")
 }
 
 /// One line at once, past the test harness, so that a death cannot cut it.
 fn say(what: &str, about: &str) {
     let line = format!("victim: {what} {about}\n");
-    std::io::stdout().write_all(line.as_bytes()).expect("the parent listens");
+    std::io::stdout()
+        .write_all(line.as_bytes())
+        .expect("the parent listens");
 }
 
-fn println_seed(point: &str, passing: u64) {
+fn tell_seed(point: &str, passing: u64) {
     let line = format!("kill at {point}:{passing}\n");
-    std::io::stderr().write_all(line.as_bytes()).expect("stderr");
+    std::io::stderr()
+        .write_all(line.as_bytes())
+        .expect("stderr");
 }

@@ -124,12 +124,21 @@ impl Pair {
     pub(crate) fn record_sent(&mut self, size: usize, now: Instant) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         let slot = self.sequence as usize % SENT;
-        self.sent[slot] = Some(Sent { sequence: self.sequence, at: now, size });
+        self.sent[slot] = Some(Sent {
+            sequence: self.sequence,
+            at: now,
+            size,
+        });
         self.sequence
     }
 
     /// Takes the answer to a probe of ours; `None` for one that we did not send or knew already.
-    pub(crate) fn handle_answer(&mut self, sequence: u32, received: usize, now: Instant) -> Option<Answer> {
+    pub(crate) fn handle_answer(
+        &mut self,
+        sequence: u32,
+        received: usize,
+        now: Instant,
+    ) -> Option<Answer> {
         let slot = sequence as usize % SENT;
         let sent = self.sent[slot].filter(|sent| sent.sequence == sequence)?;
         self.sent[slot] = None;
@@ -138,15 +147,20 @@ impl Pair {
         self.samples = self.samples.saturating_add(1);
         self.answered_at = Some(now);
         let follows = sequence == self.last_answered.wrapping_add(1);
-        self.run = if follows { self.run.saturating_add(1) } else { 1 };
+        self.run = if follows {
+            self.run.saturating_add(1)
+        } else {
+            1
+        };
         self.last_answered = sequence;
         // What arrived counts: a path that truncates proves only what it delivered.
         let size = sent.size.min(received);
         self.size = self.size.max(size);
-        self.state = match self.size >= FULL_PROBE && (self.run >= 2 || self.state == State::Eligible) {
-            true => State::Eligible,
-            false => self.state.max(State::Alive),
-        };
+        self.state =
+            match self.size >= FULL_PROBE && (self.run >= 2 || self.state == State::Eligible) {
+                true => State::Eligible,
+                false => self.state.max(State::Alive),
+            };
         if self.state == State::Eligible {
             self.round = None;
         }
@@ -190,7 +204,9 @@ impl Pair {
     /// Lower is better: the tier, then microseconds with a small favour for IPv6.
     pub(crate) fn score(&self) -> (u8, u64) {
         let tier = u8::from(!Reach::is_near(self.remote.ip()));
-        let rtt = self.srtt.map_or(u64::MAX, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+        let rtt = self.srtt.map_or(u64::MAX, |rtt| {
+            u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)
+        });
         let favour = if self.remote.is_ipv6() { 3000 } else { 0 };
         (tier, rtt.saturating_sub(favour))
     }
@@ -245,7 +261,10 @@ mod tests {
         for tick in 0..2000 {
             let now = start + Duration::from_millis(tick * 10);
             if let Some(size) = pair.next_probe(true, now) {
-                assert_eq!(size, SMALL_PROBE, "nothing large goes to an address that never answered");
+                assert_eq!(
+                    size, SMALL_PROBE,
+                    "nothing large goes to an address that never answered"
+                );
                 sent.push(tick * 10);
             }
         }
@@ -262,11 +281,16 @@ mod tests {
         pair.begin_round(start);
 
         let small = pair.record_sent(SMALL_PROBE, start);
-        pair.handle_answer(small, SMALL_PROBE, start + Duration::from_millis(10)).expect("ours");
+        pair.handle_answer(small, SMALL_PROBE, start + Duration::from_millis(10))
+            .expect("ours");
         assert_eq!(pair.state, State::Alive);
-        assert!(pair.handle_answer(small, SMALL_PROBE, start).is_none(), "an answer counts once");
+        assert!(
+            pair.handle_answer(small, SMALL_PROBE, start).is_none(),
+            "an answer counts once"
+        );
         let full = pair.record_sent(FULL_PROBE, start);
-        pair.handle_answer(full, FULL_PROBE, start + Duration::from_millis(20)).expect("ours");
+        pair.handle_answer(full, FULL_PROBE, start + Duration::from_millis(20))
+            .expect("ours");
 
         assert_eq!(pair.state, State::Eligible);
         assert_eq!(pair.size, FULL_PROBE);
@@ -279,7 +303,8 @@ mod tests {
 
         for _ in 0..6 {
             let sequence = pair.record_sent(SMALL_PROBE, start);
-            pair.handle_answer(sequence, SMALL_PROBE, start).expect("ours");
+            pair.handle_answer(sequence, SMALL_PROBE, start)
+                .expect("ours");
         }
 
         assert_eq!(pair.state, State::Alive);
@@ -295,6 +320,9 @@ mod tests {
         pair.begin_round(start + Duration::from_secs(4));
         assert!(pair.round.is_none());
         pair.kill(Duration::from_secs(1), start);
-        assert_eq!(pair.quarantined_until, Some(start + Duration::from_secs(10)));
+        assert_eq!(
+            pair.quarantined_until,
+            Some(start + Duration::from_secs(10))
+        );
     }
 }

@@ -78,6 +78,7 @@ pub struct Paths {
     told_epoch: Option<u32>,
     /// Relays that we are connected to and the peer is said to be; its first choice first.
     relays: Vec<NodeId>,
+    connected: Vec<NodeId>,
     relay_probe: Option<(u32, Instant, Link)>,
     relay_rtt: Option<Duration>,
     sequence: u32,
@@ -154,6 +155,7 @@ impl Paths {
             next_pair: 1,
             told_epoch: None,
             relays: Vec::new(),
+            connected: Vec::new(),
             relay_probe: None,
             relay_rtt: None,
             sequence: 0,
@@ -170,19 +172,24 @@ impl Paths {
             rounds: 0,
             next_round: None,
             beaconless: false,
-            tokens: Bucket { tokens: PEER_BURST, refilled: now },
+            tokens: Bucket {
+                tokens: PEER_BURST,
+                refilled: now,
+            },
             strangers: BTreeMap::new(),
             actions: VecDeque::new(),
         }
     }
 
-    /// The relays over which the peer can be reached now, best first, and whether this node has any
-    /// beacon at all.
-    pub fn set_relays(&mut self, relays: &[NodeId], beaconless: bool, now: Instant) {
+    /// The relays over which the peer can be reached now, best first, out of all that this node is
+    /// connected to.
+    pub fn set_relays(&mut self, relays: &[NodeId], connected: &[NodeId], now: Instant) {
         self.relays.clear();
         self.relays.extend(relays.iter().take(MAX_RELAYS));
-        let newly_alone = beaconless && !self.beaconless;
-        self.beaconless = beaconless;
+        self.connected.clear();
+        self.connected.extend(connected);
+        let newly_alone = connected.is_empty() && !self.beaconless;
+        self.beaconless = connected.is_empty();
         if newly_alone {
             self.relay_rtt = None;
             self.schedule_heartbeat(now);
@@ -212,7 +219,10 @@ impl Paths {
             return;
         }
         self.told_epoch = Some(epoch);
-        let told: Vec<SocketAddr> = candidates.take(MAX_CANDIDATES).map(|one| one.addr).collect();
+        let told: Vec<SocketAddr> = candidates
+            .take(MAX_CANDIDATES)
+            .map(|one| one.addr)
+            .collect();
         let primary = self.primary.and_then(|link| link.remote());
         self.pairs.retain(|addr, entry| {
             entry.source != Source::Told || told.contains(addr) || Some(*addr) == primary
@@ -250,8 +260,10 @@ impl Paths {
                 }
             }
             Link::Relay { relay, .. } => {
-                // Its record may be older than its choice of beacons.
-                if !self.relays.contains(&relay) && self.relays.len() < MAX_RELAYS {
+                // Its record may be older than its choice of beacons; but what was on the way when
+                // the relay went is no news of it.
+                let usable = self.connected.contains(&relay) && !self.relays.contains(&relay);
+                if usable && self.relays.len() < MAX_RELAYS {
                     self.relays.push(relay);
                 }
             }
@@ -275,7 +287,11 @@ impl Paths {
 
     /// Something that the peer answers (data, a probe) of this size went out on the route.
     pub fn handle_sent(&mut self, size: usize, now: Instant) {
-        let unanswered = self.unanswered.get_or_insert(Unanswered { since: now, last: now, largest: 0 });
+        let unanswered = self.unanswered.get_or_insert(Unanswered {
+            since: now,
+            last: now,
+            largest: 0,
+        });
         unanswered.largest = unanswered.largest.max(size);
         unanswered.last = now;
         if let Some(suspicion) = &mut self.suspicion {
@@ -285,12 +301,17 @@ impl Paths {
 
     /// A probe of the peer came by this link; the tunnel answers it there.
     pub fn handle_probe(&mut self, link: &Link, now: Instant) {
-        let Link::Direct { remote } = *link else { return };
+        let Link::Direct { remote } = *link else {
+            return;
+        };
         if self.is_direct() {
             return;
         }
         // A triggered check: the peer's probe opened its NAT to us at this moment.
-        let proven = self.pairs.get(&remote).is_some_and(|entry| entry.pair.is_fresh(now));
+        let proven = self
+            .pairs
+            .get(&remote)
+            .is_some_and(|entry| entry.pair.is_fresh(now));
         if !proven {
             self.begin_round_of(remote, now);
         }
@@ -299,8 +320,9 @@ impl Paths {
     /// The peer answered a probe of ours, by this link.
     pub fn handle_ack(&mut self, link: &Link, ack: &ProbeAck, now: Instant) {
         if ack.pair == RELAY_PAIR {
-            if let Some((_, at, _)) =
-                self.relay_probe.take_if(|(sequence, _, probed)| *sequence == ack.sequence && probed == link)
+            if let Some((_, at, _)) = self
+                .relay_probe
+                .take_if(|(sequence, _, probed)| *sequence == ack.sequence && probed == link)
             {
                 let rtt = now.saturating_duration_since(at);
                 self.relay_rtt = Some(self.relay_rtt.map_or(rtt, |srtt| (srtt * 7 + rtt) / 8));
@@ -308,10 +330,17 @@ impl Paths {
             return;
         }
         let Some(remote) = link.remote() else { return };
-        let Some(entry) = self.pairs.get_mut(&remote).filter(|entry| entry.pair.id == ack.pair) else {
+        let Some(entry) = self
+            .pairs
+            .get_mut(&remote)
+            .filter(|entry| entry.pair.id == ack.pair)
+        else {
             return;
         };
-        let Some(answer) = entry.pair.handle_answer(ack.sequence, usize::from(ack.received), now) else {
+        let Some(answer) = entry
+            .pair
+            .handle_answer(ack.sequence, usize::from(ack.received), now)
+        else {
             return;
         };
         self.strangers.remove(&remote.ip());
@@ -320,11 +349,18 @@ impl Paths {
             entry.pair.hasten(now);
         }
         if self.primary == Some(*link) {
-            if self.suspicion.as_ref().is_some_and(|suspicion| answer.size >= suspicion.size) {
+            if self
+                .suspicion
+                .as_ref()
+                .is_some_and(|suspicion| answer.size >= suspicion.size)
+            {
                 self.suspicion = None;
                 self.unanswered = None;
             }
-            if self.heartbeat.is_some_and(|(sequence, _)| sequence == ack.sequence) {
+            if self
+                .heartbeat
+                .is_some_and(|(sequence, _)| sequence == ack.sequence)
+            {
                 self.heartbeat = None;
             }
         }
@@ -373,23 +409,36 @@ impl Paths {
         let size = match link {
             Link::Direct { remote } => {
                 let proven = self.pairs.get(&remote).map_or(0, |entry| entry.pair.size);
-                if copy.is_some() { RELAY_SIZE } else { proven.max(RELAY_SIZE) }
+                if copy.is_some() {
+                    RELAY_SIZE
+                } else {
+                    proven.max(RELAY_SIZE)
+                }
             }
             Link::Relay { .. } => RELAY_SIZE,
         };
-        Some(Route { link, copy: copy.filter(|copy| *copy != link), size })
+        Some(Route {
+            link,
+            copy: copy.filter(|copy| *copy != link),
+            size,
+        })
     }
 
     /// Where a handshake goes: over every relay, and to the addresses that are known for good.
     pub fn openings(&self) -> impl Iterator<Item = Link> + '_ {
         let peer = self.config.peer;
-        let relays = self.relays.iter().map(move |&relay| Link::Relay { relay, peer });
+        let relays = self
+            .relays
+            .iter()
+            .map(move |&relay| Link::Relay { relay, peer });
         let primary = self.primary.filter(Link::is_direct);
         let known = self
             .pairs
             .values()
             .filter(|entry| entry.source != Source::Told || entry.pair.answered_at.is_some())
-            .map(|entry| Link::Direct { remote: entry.pair.remote })
+            .map(|entry| Link::Direct {
+                remote: entry.pair.remote,
+            })
             .filter(move |link| Some(*link) != primary)
             .take(MAX_OPENINGS);
         relays.chain(primary).chain(known)
@@ -397,20 +446,24 @@ impl Paths {
 
     /// Whether the peer was used within the last five minutes.
     pub fn is_active(&self, now: Instant) -> bool {
-        self.last_app.is_some_and(|at| now.saturating_duration_since(at) < ACTIVE)
+        self.last_app
+            .is_some_and(|at| now.saturating_duration_since(at) < ACTIVE)
     }
 
     /// Whether a path is worth having: the peer is in use, or nobody could introduce us later.
     pub fn wants_direct(&self, now: Instant) -> bool {
         let recent = |at: Instant| now.saturating_duration_since(at) < RECENT;
-        let used = self.last_app.is_some_and(recent) || self.last_heard.is_some_and(|(_, at)| recent(at));
+        let used =
+            self.last_app.is_some_and(recent) || self.last_heard.is_some_and(|(_, at)| recent(at));
         self.is_active(now) || (self.beaconless && used)
     }
 
     /// Since when what we send has gone unanswered; `None` once nothing was sent for a while.
     pub fn silent_since(&self, now: Instant) -> Option<Instant> {
         let lately = |sent: &Unanswered| now.saturating_duration_since(sent.last) < SENT_LATELY;
-        self.unanswered.filter(lately).map(|unanswered| unanswered.since)
+        self.unanswered
+            .filter(lately)
+            .map(|unanswered| unanswered.since)
     }
 
     /// The relays over which the peer can be reached.
@@ -448,7 +501,10 @@ impl Paths {
 
     /// When to call `handle_timeout`.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let rounds = self.pairs.values().filter_map(|entry| entry.pair.round.as_ref().map(|round| round.next));
+        let rounds = self
+            .pairs
+            .values()
+            .filter_map(|entry| entry.pair.round.as_ref().map(|round| round.next));
         let silence = self.silence_limit().map(|(at, _)| at);
         let suspicion = self.suspicion.as_ref().map(|suspicion| suspicion.next);
         let idle = self.idle_at();
@@ -495,7 +551,9 @@ impl Paths {
 
     fn relay(&self) -> Option<Link> {
         let peer = self.config.peer;
-        self.relays.first().map(|&relay| Link::Relay { relay, peer })
+        self.relays
+            .first()
+            .map(|&relay| Link::Relay { relay, peer })
     }
 
     /// Takes an address into account; says whether it was new.
@@ -515,7 +573,13 @@ impl Paths {
         }
         let id = self.next_pair;
         self.next_pair = self.next_pair.wrapping_add(1).max(1);
-        self.pairs.insert(addr, Entry { pair: Pair::new(addr, id), source });
+        self.pairs.insert(
+            addr,
+            Entry {
+                pair: Pair::new(addr, id),
+                source,
+            },
+        );
         true
     }
 
@@ -566,7 +630,11 @@ impl Paths {
             self.sequence = self.sequence.wrapping_add(1);
             self.relay_probe = Some((self.sequence, now, link));
             let probe = self.make_probe(RELAY_PAIR, self.sequence, link, now);
-            self.actions.push_back(Action::Probe { link, probe, size: SMALL_PROBE });
+            self.actions.push_back(Action::Probe {
+                link,
+                probe,
+                size: SMALL_PROBE,
+            });
         }
     }
 
@@ -591,12 +659,19 @@ impl Paths {
     }
 
     fn probe_pairs(&mut self, now: Instant) {
-        let in_full_stage = |entry: &&Entry| entry.pair.state == State::Alive && entry.pair.round.is_some();
+        let in_full_stage =
+            |entry: &&Entry| entry.pair.state == State::Alive && entry.pair.round.is_some();
         let mut full = self.pairs.values().filter(in_full_stage).count();
         let due: Vec<SocketAddr> = self
             .pairs
             .iter()
-            .filter(|(_, entry)| entry.pair.round.as_ref().is_some_and(|round| round.next <= now))
+            .filter(|(_, entry)| {
+                entry
+                    .pair
+                    .round
+                    .as_ref()
+                    .is_some_and(|round| round.next <= now)
+            })
             .map(|(addr, _)| *addr)
             .collect();
         for remote in due {
@@ -604,8 +679,12 @@ impl Paths {
                 self.defer(remote, now);
                 continue;
             }
-            let Some(entry) = self.pairs.get_mut(&remote) else { continue };
-            let Some(size) = entry.pair.next_probe(full <= MAX_FULL_STAGE, now) else { continue };
+            let Some(entry) = self.pairs.get_mut(&remote) else {
+                continue;
+            };
+            let Some(size) = entry.pair.next_probe(full <= MAX_FULL_STAGE, now) else {
+                continue;
+            };
             full += usize::from(entry.pair.round.as_ref().is_some_and(Round::is_fresh));
             let silent = entry.pair.answered_at.is_none();
             if silent && !self.may_bother(remote.ip(), now) {
@@ -617,7 +696,11 @@ impl Paths {
 
     /// The budget of this peer is used up; a little later then.
     fn defer(&mut self, remote: SocketAddr, now: Instant) {
-        if let Some(round) = self.pairs.get_mut(&remote).and_then(|entry| entry.pair.round.as_mut()) {
+        if let Some(round) = self
+            .pairs
+            .get_mut(&remote)
+            .and_then(|entry| entry.pair.round.as_mut())
+        {
             round.next = now + Duration::from_millis(100);
         }
     }
@@ -627,7 +710,10 @@ impl Paths {
         if self.strangers.len() >= Self::MAX_PAIRS && !self.strangers.contains_key(&ip) {
             self.strangers.pop_first();
         }
-        let bucket = self.strangers.entry(ip).or_insert(Bucket { tokens: STRANGER_BURST, refilled: now });
+        let bucket = self.strangers.entry(ip).or_insert(Bucket {
+            tokens: STRANGER_BURST,
+            refilled: now,
+        });
         bucket.take(STRANGER_BURST, STRANGER_REFILL, now)
     }
 
@@ -641,9 +727,16 @@ impl Paths {
             .map(|entry| &entry.pair);
         match self.primary {
             Some(current @ Link::Direct { remote }) => {
-                let Some(best) = best.filter(|best| best.remote != remote) else { return };
-                let best_link = Link::Direct { remote: best.remote };
-                let better = self.pairs.get(&remote).is_none_or(|entry| best.beats(&entry.pair));
+                let Some(best) = best.filter(|best| best.remote != remote) else {
+                    return;
+                };
+                let best_link = Link::Direct {
+                    remote: best.remote,
+                };
+                let better = self
+                    .pairs
+                    .get(&remote)
+                    .is_none_or(|entry| best.beats(&entry.pair));
                 if better && current != best_link {
                     self.adopt(Some(best_link), "a better direct path", now);
                 }
@@ -655,11 +748,19 @@ impl Paths {
                     _ => true,
                 };
                 if let Some(best) = best.filter(worth) {
-                    self.adopt(Some(Link::Direct { remote: best.remote }), why, now);
+                    self.adopt(
+                        Some(Link::Direct {
+                            remote: best.remote,
+                        }),
+                        why,
+                        now,
+                    );
                 }
             }
             _ => {
-                let direct = best.map(|best| Link::Direct { remote: best.remote });
+                let direct = best.map(|best| Link::Direct {
+                    remote: best.remote,
+                });
                 let next = direct.or(self.relay());
                 if next != self.primary {
                     let why = if next.is_some() { why } else { "no link left" };
@@ -687,8 +788,15 @@ impl Paths {
                 self.actions.push_back(Action::Good(remote));
             }
             _ if self.wants_direct(now) => {
-                let pause = if self.relays.is_empty() { ROUND_WITHOUT_RELAY } else { ROUNDS[0] };
-                self.next_round = Some(self.next_round.map_or(now + pause, |at| at.min(now + pause)));
+                let pause = if self.relays.is_empty() {
+                    ROUND_WITHOUT_RELAY
+                } else {
+                    ROUNDS[0]
+                };
+                self.next_round = Some(
+                    self.next_round
+                        .map_or(now + pause, |at| at.min(now + pause)),
+                );
             }
             _ => {}
         }
@@ -696,7 +804,9 @@ impl Paths {
 
     /// When the primary has been silent for too long, and at what size it must then prove itself.
     fn silence_limit(&self) -> Option<(Instant, usize)> {
-        let Some(Link::Direct { remote }) = self.primary else { return None };
+        let Some(Link::Direct { remote }) = self.primary else {
+            return None;
+        };
         if self.suspicion.is_some() {
             return None;
         }
@@ -704,7 +814,10 @@ impl Paths {
         let srtt = pair.srtt.unwrap_or(MAX_SILENCE);
         let limit = (srtt * 4).clamp(MIN_SILENCE, MAX_SILENCE);
         let sent = self.unanswered.map(|unanswered| {
-            (unanswered.since + limit, unanswered.largest.clamp(SMALL_PROBE, FULL_PROBE))
+            (
+                unanswered.since + limit,
+                unanswered.largest.clamp(SMALL_PROBE, FULL_PROBE),
+            )
         });
         let beat = self
             .heartbeat
@@ -716,14 +829,24 @@ impl Paths {
     /// What goes over a relay unanswered is asked after, once: the last packet of a conversation
     /// needs no answer, and silence alone must not cost a handshake.
     fn relay_check_at(&self) -> Option<Instant> {
-        let unanswered = self.unanswered.filter(|_| matches!(self.primary, Some(Link::Relay { .. })))?;
-        let asked = self.relay_probe.is_some_and(|(_, at, _)| at > unanswered.since);
+        let unanswered = self
+            .unanswered
+            .filter(|_| matches!(self.primary, Some(Link::Relay { .. })))?;
+        let asked = self
+            .relay_probe
+            .is_some_and(|(_, at, _)| at > unanswered.since);
         (!asked && !self.relays.is_empty()).then_some(unanswered.since + MAX_SILENCE)
     }
 
     fn suspect(&mut self, size: usize, now: Instant) {
         if self.is_direct() && self.suspicion.is_none() {
-            self.suspicion = Some(Suspicion { since: now, size, probes: 0, next: now, copies: MAX_COPIES });
+            self.suspicion = Some(Suspicion {
+                since: now,
+                size,
+                probes: 0,
+                next: now,
+                copies: MAX_COPIES,
+            });
             self.press_suspicion(now);
         }
     }
@@ -734,16 +857,28 @@ impl Paths {
             self.suspicion = None;
             return;
         };
-        let Some(suspicion) = self.suspicion.as_mut().filter(|suspicion| suspicion.next <= now) else {
+        let Some(suspicion) = self
+            .suspicion
+            .as_mut()
+            .filter(|suspicion| suspicion.next <= now)
+        else {
             return;
         };
         if suspicion.probes < SUSPECT_PROBES {
             suspicion.probes += 1;
             let last = suspicion.probes == SUSPECT_PROBES;
             // On a long way round the answer needs its time; the copies bridge it.
-            let srtt = self.pairs.get(&remote).and_then(|entry| entry.pair.srtt).unwrap_or_default();
+            let srtt = self
+                .pairs
+                .get(&remote)
+                .and_then(|entry| entry.pair.srtt)
+                .unwrap_or_default();
             let patience = (srtt * 2).clamp(SUSPECT_LIMIT, MAX_PATIENCE);
-            suspicion.next = if last { (suspicion.since + patience).max(now + SUSPECT_PAUSE) } else { now + SUSPECT_PAUSE };
+            suspicion.next = if last {
+                (suspicion.since + patience).max(now + SUSPECT_PAUSE)
+            } else {
+                now + SUSPECT_PAUSE
+            };
             let size = suspicion.size;
             self.probe(remote, size, now);
         } else {
@@ -753,7 +888,9 @@ impl Paths {
 
     /// The direct primary is dead: the relay has the data, the path rests, the others are looked at.
     fn demote(&mut self, why: &'static str, now: Instant) {
-        let Some(Link::Direct { remote }) = self.primary else { return };
+        let Some(Link::Direct { remote }) = self.primary else {
+            return;
+        };
         let lived = now.saturating_duration_since(self.primary_since);
         let alone = self.relays.is_empty();
         if let Some(entry) = self.pairs.get_mut(&remote) {
@@ -763,7 +900,10 @@ impl Paths {
                 entry.pair.quarantined_until = None;
             }
         }
-        let rest = self.pairs.get(&remote).and_then(|entry| entry.pair.quarantined_until);
+        let rest = self
+            .pairs
+            .get(&remote)
+            .and_then(|entry| entry.pair.quarantined_until);
         self.primary = None;
         let other = self.relay();
         self.adopt(other, why, now);
@@ -817,13 +957,19 @@ impl Paths {
 
     /// Asks the new primary for larger packets, each size at most three times.
     fn climb(&mut self, now: Instant) {
-        let Some((tries, _)) = self.ladder.filter(|(_, at)| *at <= now) else { return };
+        let Some((tries, _)) = self.ladder.filter(|(_, at)| *at <= now) else {
+            return;
+        };
         let Some(Link::Direct { remote }) = self.primary else {
             self.ladder = None;
             return;
         };
         let proven = self.pairs.get(&remote).map_or(0, |entry| entry.pair.size);
-        let top = if remote.is_ipv4() { LADDER.len() } else { LADDER.len() - 1 };
+        let top = if remote.is_ipv4() {
+            LADDER.len()
+        } else {
+            LADDER.len() - 1
+        };
         for &size in LADDER[..top].iter().filter(|&&size| size > proven) {
             self.probe(remote, size, now);
         }
@@ -876,7 +1022,11 @@ const MAX_OPENINGS: usize = 8;
 const MAX_FULL_STAGE: usize = 3;
 
 /// Rounds after the first while relayed and active, then every five minutes (paths.md §1).
-const ROUNDS: [Duration; 3] = [Duration::from_secs(15), Duration::from_secs(30), Duration::from_secs(60)];
+const ROUNDS: [Duration; 3] = [
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+];
 const LAST_ROUND: Duration = Duration::from_secs(300);
 
 /// Without a relay there is nothing to fall back on and nobody to introduce us.

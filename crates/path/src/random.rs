@@ -27,7 +27,8 @@ impl Random {
 
     /// `duration` moved by up to this many percent either way.
     pub fn around(&mut self, duration: std::time::Duration, percent: u32) -> std::time::Duration {
-        let span = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX) / 100 * u64::from(percent);
+        let span =
+            u64::try_from(duration.as_micros()).unwrap_or(u64::MAX) / 100 * u64::from(percent);
         let offset = self.below(2 * span + 1);
         duration.saturating_sub(std::time::Duration::from_micros(span))
             + std::time::Duration::from_micros(offset)

@@ -227,21 +227,26 @@ fn nearly(
         .find(|rule| names_agents(resolved, rule, src, dst, there))
         .map(|rule| {
             let verbs: Vec<_> = rule.msg.iter().map(|verb| verb.as_str()).collect();
-            format!("grant {} allows only {}", rule.name, verbs.join(", "))
+            format!("{} allows only {}", rule.name.phrase(), verbs.join(", "))
         });
     let other_way = || {
         resolved
             .message_rules(dst, src)
             .filter(|rule| rule.msg.contains(request.verb))
             .find(|rule| names_agents(resolved, rule, dst, src, back))
-            .map(|rule| format!("grant {} allows it the other way only", rule.name))
+            .map(|rule| format!("{} allows it the other way only", rule.name.phrase()))
     };
     let other_agents = || {
         resolved
             .message_rules(src, dst)
             .filter(|rule| rule.msg.contains(request.verb))
             .find(|rule| resolved.destinations(rule, src, dst).next().is_some())
-            .map(|rule| format!("grant {} allows it between other agents of them", rule.name))
+            .map(|rule| {
+                format!(
+                    "{} allows it between other agents of them",
+                    rule.name.phrase()
+                )
+            })
     };
     other_verbs.or_else(other_way).or_else(other_agents)
 }
@@ -250,6 +255,16 @@ impl Verdict {
     /// Whether it may pass.
     pub fn is_allowed(&self) -> bool {
         matches!(self, Self::Allowed { .. })
+    }
+}
+
+impl GrantRef {
+    /// As the subject of a sentence: `grant plan-code`, or `grants[3]`.
+    pub(crate) fn phrase(&self) -> String {
+        match self.0.contains('[') {
+            true => self.0.to_string(),
+            false => format!("grant {}", self.0),
+        }
     }
 }
 

@@ -217,7 +217,7 @@ impl Run<'_> {
             at: UnixTime::default(),
         };
         match self.policy.authorize(&request) {
-            Verdict::Allowed { grant } => Ok(format!("grant {grant}")),
+            Verdict::Allowed { grant } => Ok(grant.phrase()),
             Verdict::Denied(denial) => Err((denial.reason, denial.missing_grant)),
         }
     }
@@ -242,19 +242,17 @@ impl Run<'_> {
                     .destinations(rule, from, to)
                     .any(|end| is_meant(end.within, dst))
         });
-        rule.map(|rule| format!("grant {}", rule.name))
-            .ok_or_else(|| {
-                let (src, dst) = (&from.name, &to.name);
-                let missing = format!(
-                    r#"{{"src": ["{src}"], "dst": ["{dst}"], "ip": ["{protocol}:{port}"]}}"#
-                );
-                let missing = missing.replace("\"6:", "\"tcp:").replace("\"17:", "\"udp:");
-                let missing = missing.replace(":0\"", ":*\"");
-                (
-                    format!("no grant lets {src} reach port {port} of {dst}"),
-                    Some(missing),
-                )
-            })
+        rule.map(|rule| rule.name.phrase()).ok_or_else(|| {
+            let (src, dst) = (&from.name, &to.name);
+            let missing =
+                format!(r#"{{"src": ["{src}"], "dst": ["{dst}"], "ip": ["{protocol}:{port}"]}}"#);
+            let missing = missing.replace("\"6:", "\"tcp:").replace("\"17:", "\"udp:");
+            let missing = missing.replace(":0\"", ":*\"");
+            (
+                format!("no grant lets {src} reach port {port} of {dst}"),
+                Some(missing),
+            )
+        })
     }
 }
 

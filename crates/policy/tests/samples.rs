@@ -6,11 +6,17 @@ use policy::{Document, Policy};
 
 #[test]
 fn every_recipe_loads_without_a_warning_and_passes_its_tests() {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/policies"));
+    let folder = Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../configs/policies"
+    ));
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).expect("the recipes are in the tree") {
         let path = entry.expect("a readable folder").path();
-        if path.extension().is_none_or(|extension| extension != "hujson") {
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "hujson")
+        {
             continue;
         }
         let name = path.display().to_string();
@@ -20,8 +26,15 @@ fn every_recipe_loads_without_a_warning_and_passes_its_tests() {
         let report = Policy::run_tests(&document, &[]);
 
         assert!(warnings.is_empty(), "{name}: {warnings:?}");
-        let failed: Vec<_> = report.outcomes.iter().filter(|outcome| !outcome.passed).collect();
-        assert!(failed.is_empty() && !report.outcomes.is_empty(), "{name}: {failed:?}");
+        let failed: Vec<_> = report
+            .outcomes
+            .iter()
+            .filter(|outcome| !outcome.passed)
+            .collect();
+        assert!(
+            failed.is_empty() && !report.outcomes.is_empty(),
+            "{name}: {failed:?}"
+        );
         seen += 1;
     }
     assert!(seen >= 3, "the recipes are gone");

@@ -17,13 +17,17 @@ pub(crate) struct Dice(u64);
 impl Clock {
     /// The wall clock reads `unix_ms` at `now`.
     pub fn new(unix_ms: u64, now: Instant) -> Self {
-        Self { instant: now, unix_ms }
+        Self {
+            instant: now,
+            unix_ms,
+        }
     }
 
     /// Milliseconds since 1970 at `now`.
     pub fn unix_ms(&self, now: Instant) -> u64 {
         let later = now.saturating_duration_since(self.instant).as_millis();
-        self.unix_ms.saturating_add(u64::try_from(later).unwrap_or(u64::MAX))
+        self.unix_ms
+            .saturating_add(u64::try_from(later).unwrap_or(u64::MAX))
     }
 
     /// The instant at which a time to live ends: never later than a whole `ttl_ms` from now, so a
@@ -55,7 +59,9 @@ impl Dice {
     /// Full jitter between `first` and what doubling it `attempts` times gives, at most `most`.
     pub(crate) fn backoff(&mut self, attempts: u32, first: Duration, most: Duration) -> Duration {
         let ceiling = first.saturating_mul(1 << attempts.min(16)).min(most);
-        let span = u64::try_from((ceiling - first).as_micros()).unwrap_or(u64::MAX).max(1);
+        let span = u64::try_from((ceiling - first).as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1);
         first + Duration::from_micros(self.next() % span)
     }
 
@@ -87,7 +93,10 @@ mod tests {
         let now = Instant::now();
         let clock = Clock::new(1_000, now);
 
-        assert_eq!(clock.instant_of(900_000, 500, now), now + Duration::from_millis(500));
+        assert_eq!(
+            clock.instant_of(900_000, 500, now),
+            now + Duration::from_millis(500)
+        );
         assert_eq!(clock.instant_of(900, 500, now), now);
     }
 }

@@ -39,7 +39,10 @@ pub(crate) struct Entry {
 }
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "held in a map, never moved in bulk")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "held in a map, never moved in bulk"
+)]
 pub(crate) enum Content {
     /// To be shown until acked.
     Letter { letter: Letter, phase: Phase },
@@ -55,7 +58,10 @@ pub(crate) enum Phase {
     /// May be shown.
     Ready,
     /// Was shown, and is hidden from others while the holder has it.
-    Held { holder: HolderId, until: Option<Instant> },
+    Held {
+        holder: HolderId,
+        until: Option<Instant>,
+    },
     /// Its ack is on the way to the disk.
     Settling { ticket: Ticket },
 }
@@ -175,7 +181,10 @@ impl Mailbox {
 
     pub(crate) fn charge(&mut self, letter: &Letter) {
         let share = self.by_node.entry(letter.node).or_default();
-        for (rows, bytes) in [(&mut self.rows, &mut self.bytes), (&mut share.0, &mut share.1)] {
+        for (rows, bytes) in [
+            (&mut self.rows, &mut self.bytes),
+            (&mut share.0, &mut share.1),
+        ] {
             *rows += 1;
             *bytes += letter.size();
         }
@@ -197,7 +206,8 @@ impl Mailbox {
 impl Inbox {
     /// Puts a letter among what is here, charged to its node and its agent.
     pub(crate) fn insert(&mut self, row: RowId, letter: Letter, phase: Phase, expires: Instant) {
-        self.by_id.insert((letter.owner.instance, letter.key.id), row);
+        self.by_id
+            .insert((letter.owner.instance, letter.key.id), row);
         if !letter.is_notice() {
             self.by_key.insert((letter.node, letter.key), row);
             let source = self.sources.entry(letter.node).or_default();
@@ -213,13 +223,23 @@ impl Inbox {
             mailbox.charge(&letter);
         }
         let content = Content::Letter { letter, phase };
-        self.entries.insert(row, Entry { expires, answered: false, expired: false, content });
+        self.entries.insert(
+            row,
+            Entry {
+                expires,
+                answered: false,
+                expired: false,
+                content,
+            },
+        );
     }
 
     /// Takes back a letter that could not be stored.
     pub(crate) fn take_back(&mut self, row: RowId) -> Option<Letter> {
         let entry = self.entries.remove(&row)?;
-        let Content::Letter { letter, .. } = entry.content else { return None };
+        let Content::Letter { letter, .. } = entry.content else {
+            return None;
+        };
         self.by_id.remove(&(letter.owner.instance, letter.key.id));
         self.by_key.remove(&(letter.node, letter.key));
         self.close(&letter);
@@ -235,13 +255,21 @@ impl Inbox {
     /// The letter is settled: its room is free, its id stays known.
     pub(crate) fn settle(&mut self, row: RowId, open: bool) -> Option<(Letter, Known)> {
         let entry = self.entries.get_mut(&row)?;
-        let Content::Letter { letter, .. } = &entry.content else { return None };
+        let Content::Letter { letter, .. } = &entry.content else {
+            return None;
+        };
         let known = letter.known(open);
         let settled = std::mem::replace(&mut entry.content, Content::Known(known.clone()));
-        let Content::Letter { letter, .. } = settled else { return None };
+        let Content::Letter { letter, .. } = settled else {
+            return None;
+        };
         self.close(&letter);
         if !letter.is_notice() {
-            self.sources.entry(letter.node).or_default().known.insert(row);
+            self.sources
+                .entry(letter.node)
+                .or_default()
+                .known
+                .insert(row);
         }
         Some((letter, known))
     }
@@ -257,8 +285,15 @@ impl Inbox {
                 source.known.remove(&row);
             }
         }
-        let gone = |pair: &Pair| pair.last.is_none_or(|last| !self.entries.contains_key(&last));
-        if self.pairs.get(&pair_key).is_some_and(|pair| pair.open == 0 && gone(pair)) {
+        let gone = |pair: &Pair| {
+            pair.last
+                .is_none_or(|last| !self.entries.contains_key(&last))
+        };
+        if self
+            .pairs
+            .get(&pair_key)
+            .is_some_and(|pair| pair.open == 0 && gone(pair))
+        {
             self.forget_pair(&pair_key);
         }
         Some(entry.expires)
@@ -269,9 +304,19 @@ impl Inbox {
         let known = &self.sources.get(node)?.known;
         let spare = |row: &&RowId| {
             let pair = self.entries.get(row).map(Entry::pair_key);
-            pair.and_then(|key| self.pairs.get(&key)).is_none_or(|pair| pair.last != Some(**row))
+            pair.and_then(|key| self.pairs.get(&key))
+                .is_none_or(|pair| pair.last != Some(**row))
         };
         known.iter().find(spare).copied()
+    }
+
+    /// Somebody wants no more.
+    pub(crate) fn remove_holder(&mut self, id: HolderId) -> Option<Holder> {
+        let gone = self.holders.remove(&id)?;
+        if let Some(mailbox) = self.mailboxes.get_mut(&gone.owner) {
+            mailbox.wanting.retain(|wanting| *wanting != id);
+        }
+        Some(gone)
     }
 
     fn close(&mut self, letter: &Letter) {

@@ -29,7 +29,9 @@ mod words;
 
 pub use clock::Clock;
 pub use router::{Accept, Counters, Event, HolderId, Output, Router, Stats, Ticket};
-pub use rows::{DeadRow, InboxRow, Known, Letter, OutboxRow, Row, RowId, Sent, Subject, Table, Write};
+pub use rows::{
+    DeadRow, InboxRow, Known, Letter, OutboxRow, Row, RowId, Sent, Subject, Table, Write,
+};
 pub use words::{
     Agent, Answer, Authority, Delivery, DeliveryKind, Draft, Failure, Refusal, State, Status,
 };

@@ -31,24 +31,24 @@ pub const INBOX_SHARE: usize = 4;
 /// Queues (pairs of a sending agent and an agent here) that one node may have open.
 pub const PAIRS_PER_NODE: usize = 64;
 /// Pairs of one node whose order is remembered; beyond, the node is throttled, never forgotten.
-/// [P] ours: 64 open ones, and 64 times as many that were used within a time to live.
+/// Proposed by us: 64 open ones, and 64 times as many that were used within a time to live.
 pub const KNOWN_PAIRS_PER_NODE: usize = 4096;
 /// Settled ids of one node that are remembered one by one. Beyond, the oldest are forgotten as
-/// ids; the order of their pair still knows them again. [P] ours: 2 MB of memory a node.
+/// ids; the order of their pair still knows them again. Proposed by us: 2 MB of memory a node.
 pub const KNOWN_IDS_PER_NODE: usize = 16_384;
 
-/// Messages of one agent on their way. [P] ours: ten inboxes.
+/// Messages of one agent on their way. Proposed by us: ten inboxes.
 pub const OUTBOX_ROWS: usize = 10_000;
-/// Bytes of one agent on their way. [P] ours: one inbox.
+/// Bytes of one agent on their way. Proposed by us: one inbox.
 pub const OUTBOX_BYTES: usize = 64 << 20;
 /// Requests of one agent that wait for an answer. Their answers have room beyond the inbox's
-/// limit, so this is also the bound of that room. [P] ours: one inbox.
+/// limit, so this is also the bound of that room. Proposed by us: one inbox.
 pub const OPEN_REQUESTS: usize = 1000;
-/// Settled messages of one agent whose state can still be asked for. [P] ours: 2 MB of memory.
+/// Settled messages of one agent whose state can still be asked for. Proposed by us: 2 MB of memory.
 pub const SENT_ROWS: usize = 16_384;
-/// Dead letters of one agent. [P] ours.
+/// Dead letters of one agent. Proposed by us.
 pub const DEAD_ROWS: usize = 1000;
-/// Bytes of dead letters of one agent. [P] ours.
+/// Bytes of dead letters of one agent. Proposed by us.
 pub const DEAD_BYTES: usize = 16 << 20;
 
 /// Messages offered to one peer and not yet stored there.
@@ -60,6 +60,6 @@ pub const IN_FLIGHT_BYTES: usize = 8 << 20;
 pub const RETRY_MIN: Duration = Duration::from_millis(200);
 /// See [`RETRY_MIN`].
 pub const RETRY_MAX: Duration = Duration::from_secs(60);
-/// How long an offer may stay unanswered on a stream that is up, before it is offered again. [P]
-/// ours: far above an fsync on a busy SD card, so that it means a lost answer.
+/// How long an offer may stay unanswered on a stream that is up, before it is offered again. Proposed
+/// by us: far above an fsync on a busy SD card, so that it means a lost answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);

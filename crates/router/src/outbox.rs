@@ -114,11 +114,17 @@ pub(crate) struct Usage {
 
 impl Outgoing {
     pub(crate) fn size(&self) -> usize {
-        self.envelope.as_ref().map_or(0, |envelope| envelope.body.len()) + OVERHEAD
+        self.envelope
+            .as_ref()
+            .map_or(0, |envelope| envelope.body.len())
+            + OVERHEAD
     }
 
     pub(crate) fn key(&self) -> MessageKey {
-        MessageKey { instance: self.sent.instance, id: self.sent.id }
+        MessageKey {
+            instance: self.sent.instance,
+            id: self.sent.id,
+        }
     }
 }
 
@@ -133,8 +139,12 @@ impl Peer {
 impl Outbox {
     /// Puts a durable message at the end of its lane.
     pub(crate) fn enqueue(&mut self, row: RowId) {
-        let Some(message) = self.messages.get_mut(&row) else { return };
-        let Some(envelope) = &message.envelope else { return };
+        let Some(message) = self.messages.get_mut(&row) else {
+            return;
+        };
+        let Some(envelope) = &message.envelope else {
+            return;
+        };
         let key = LaneKey {
             node: message.sent.node,
             instance: message.sent.instance,
@@ -152,12 +162,20 @@ impl Outbox {
         };
         message.place = Place::Lane(id);
         self.peers.entry(message.sent.node).or_default().queued += 1;
-        self.lanes.get_mut(&id).expect("made above").queue.push_back(row);
+        self.lanes
+            .get_mut(&id)
+            .expect("made above")
+            .queue
+            .push_back(row);
         self.refresh(id);
     }
 
     /// The next message that may be offered to a peer, and what must be stored there before it.
-    pub(crate) fn next_offer(&mut self, node: &NodeId, now: Instant) -> Option<(RowId, u64, LaneId)> {
+    pub(crate) fn next_offer(
+        &mut self,
+        node: &NodeId,
+        now: Instant,
+    ) -> Option<(RowId, u64, LaneId)> {
         let peer = self.peers.get_mut(node).filter(|peer| peer.has_room())?;
         let (row, id) = *peer.ready.first()?;
         let lane = self.lanes.get_mut(&id)?;
@@ -175,12 +193,19 @@ impl Outbox {
 
     /// Takes a message out of its lane, because it is settled or gone. True where it was in flight.
     pub(crate) fn remove_from_lane(&mut self, row: RowId, now: Instant) -> bool {
-        let Some(message) = self.messages.get_mut(&row) else { return false };
-        let Place::Lane(id) = message.place else { return false };
+        let Some(message) = self.messages.get_mut(&row) else {
+            return false;
+        };
+        let Place::Lane(id) = message.place else {
+            return false;
+        };
         let (node, size) = (message.sent.node, message.size());
         message.place = Place::Settled;
         let lane = self.lanes.get_mut(&id).expect("a message's lane is there");
-        let at = lane.queue.binary_search(&row).expect("a lane is in row order");
+        let at = lane
+            .queue
+            .binary_search(&row)
+            .expect("a lane is in row order");
         let flew = at < lane.flying;
         lane.queue.remove(at);
         let peer = self.peers.entry(node).or_default();
@@ -197,7 +222,9 @@ impl Outbox {
 
     /// Calls back what is in flight of a lane, from the `from`th message on.
     pub(crate) fn rewind(&mut self, id: LaneId, from: usize) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         if lane.flying <= from {
             return;
         }
@@ -215,9 +242,15 @@ impl Outbox {
 
     /// Makes the peer's ready set say what the lane says; an empty lane goes.
     pub(crate) fn refresh(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
         let peer = self.peers.entry(lane.key.node).or_default();
-        let ready = lane.due.is_none().then(|| lane.queue.get(lane.flying).copied()).flatten();
+        let ready = lane
+            .due
+            .is_none()
+            .then(|| lane.queue.get(lane.flying).copied())
+            .flatten();
         if ready != lane.ready {
             if let Some(old) = lane.ready {
                 peer.ready.remove(&(old, id));
@@ -239,8 +272,15 @@ impl Outbox {
 
     /// The lanes to a peer.
     pub(crate) fn lanes_to(&self, node: NodeId) -> Vec<LaneId> {
-        let first = LaneKey { node, instance: InstanceId([0; 16]), to: first_name() };
-        let to_node = self.lane_ids.range(first..).take_while(|(key, _)| key.node == node);
+        let first = LaneKey {
+            node,
+            instance: InstanceId([0; 16]),
+            to: first_name(),
+        };
+        let to_node = self
+            .lane_ids
+            .range(first..)
+            .take_while(|(key, _)| key.node == node);
         to_node.map(|(_, id)| *id).collect()
     }
 }

@@ -17,7 +17,11 @@ use crate::words::{Agent, Delivery, DeliveryKind, Failure, Refusal, State};
 /// What the receiver does with an offer.
 enum Judged {
     /// Keeps it: the agent, and the request that it answers.
-    Keep { owner: Agent, from: AgentAddress, answers: Option<RowId> },
+    Keep {
+        owner: Agent,
+        from: AgentAddress,
+        answers: Option<RowId>,
+    },
     /// Has it, or had it.
     Had,
     /// Has it on the way to the disk; the answer comes with that.
@@ -37,7 +41,11 @@ impl Router {
         now: Instant,
     ) -> Result<(), Refusal> {
         self.now = now;
-        let mailbox = self.inbox.mailboxes.get_mut(&instance).ok_or(Refusal::UnknownAgent)?;
+        let mailbox = self
+            .inbox
+            .mailboxes
+            .get_mut(&instance)
+            .ok_or(Refusal::UnknownAgent)?;
         let hold = hold.map(|hold| hold.min(limits::MAX_HOLD));
         let entry = self.inbox.holders.entry(holder).or_insert_with(|| Holder {
             owner: instance,
@@ -45,7 +53,7 @@ impl Router {
             hold,
             held: Default::default(),
         });
-        if entry.credit == 0 && credit > 0 {
+        if credit > 0 && !mailbox.wanting.contains(&holder) {
             mailbox.wanting.push_back(holder);
         }
         entry.credit = credit;
@@ -56,13 +64,15 @@ impl Router {
     /// A holder wants no more; what it was shown stays hidden for its hold.
     pub fn dismiss_holder(&mut self, holder: HolderId, now: Instant) {
         self.now = now;
-        self.inbox.holders.remove(&holder);
+        self.inbox.remove_holder(holder);
     }
 
     /// A holder is gone: what it was shown and did not ack is shown to the next.
     pub fn release_holder(&mut self, holder: HolderId, now: Instant) {
         self.now = now;
-        let Some(gone) = self.inbox.holders.remove(&holder) else { return };
+        let Some(gone) = self.inbox.remove_holder(holder) else {
+            return;
+        };
         for row in gone.held {
             self.show_again(row);
         }
@@ -76,10 +86,16 @@ impl Router {
         now: Instant,
     ) -> Result<Option<Ticket>, Refusal> {
         self.now = now;
-        let row = *self.inbox.by_id.get(&(instance, id)).ok_or(Refusal::NotFound)?;
+        let row = *self
+            .inbox
+            .by_id
+            .get(&(instance, id))
+            .ok_or(Refusal::NotFound)?;
         let ticket = self.new_ticket();
         let entry = self.inbox.entries.get_mut(&row).ok_or(Refusal::NotFound)?;
-        let Content::Letter { letter, phase } = &mut entry.content else { return Ok(None) };
+        let Content::Letter { letter, phase } = &mut entry.content else {
+            return Ok(None);
+        };
         match *phase {
             Phase::Storing => return Err(Refusal::NotFound),
             Phase::Settling { ticket } => return Ok(self.settling(row, ticket)),
@@ -102,12 +118,21 @@ impl Router {
         now: Instant,
     ) -> Result<(), Refusal> {
         self.now = now;
-        let row = *self.inbox.by_id.get(&(instance, id)).ok_or(Refusal::NotFound)?;
+        let row = *self
+            .inbox
+            .by_id
+            .get(&(instance, id))
+            .ok_or(Refusal::NotFound)?;
         let entry = self.inbox.entries.get_mut(&row).ok_or(Refusal::NotFound)?;
-        let Content::Letter { phase, .. } = &mut entry.content else { return Ok(()) };
+        let Content::Letter { phase, .. } = &mut entry.content else {
+            return Ok(());
+        };
         let until = now + hold.min(limits::MAX_HOLD);
         match phase {
-            Phase::Held { until: Some(before), .. } => {
+            Phase::Held {
+                until: Some(before),
+                ..
+            } => {
                 self.timers.remove(&(*before, Timer::Hold(row)));
                 *before = until;
                 self.timers.insert((until, Timer::Hold(row)));
@@ -126,8 +151,16 @@ impl Router {
         now: Instant,
     ) -> Result<(), Refusal> {
         self.now = now;
-        let row = *self.inbox.by_id.get(&(instance, id)).ok_or(Refusal::NotFound)?;
-        let held = self.inbox.entries.get(&row).and_then(|entry| entry.letter());
+        let row = *self
+            .inbox
+            .by_id
+            .get(&(instance, id))
+            .ok_or(Refusal::NotFound)?;
+        let held = self
+            .inbox
+            .entries
+            .get(&row)
+            .and_then(|entry| entry.letter());
         if let Some((_, Phase::Held { .. })) = held {
             self.strike(row);
         }
@@ -137,13 +170,23 @@ impl Router {
     /// The reply reached whoever waited for it: as good as acked.
     pub fn handle_answer_taken(&mut self, request: MessageKey, now: Instant) {
         self.now = now;
-        let Some((row, _)) = self.reply_to(request) else { return };
-        let Some((letter, known)) = self.inbox.settle(row, false) else { return };
+        let Some((row, _)) = self.reply_to(request) else {
+            return;
+        };
+        let Some((letter, known)) = self.inbox.settle(row, false) else {
+            return;
+        };
         self.counters.acked += 1;
         let mut writes = vec![Write::Put(row, Row::Inbox(InboxRow::Known(known)))];
         self.trim_known(&letter.node, &mut writes);
         self.store_some_time(writes);
-        self.send_frame(letter.node, MessageFrame::Progress { key: letter.key, stage: Stage::Done });
+        self.send_frame(
+            letter.node,
+            MessageFrame::Progress {
+                key: letter.key,
+                stage: Stage::Done,
+            },
+        );
     }
 
     /// Nobody waits any longer: the reply goes to the inbox.
@@ -163,7 +206,11 @@ impl Router {
         let key = envelope.key();
         let hash = content_hash(&envelope);
         match self.judge_offer(peer, &envelope, after, hash) {
-            Judged::Keep { owner, from, answers } => {
+            Judged::Keep {
+                owner,
+                from,
+                answers,
+            } => {
                 self.keep(peer, envelope, hash, owner, from, answers);
             }
             Judged::Had => {
@@ -182,12 +229,18 @@ impl Router {
             let entry = self.inbox.entries.get(row);
             return match entry {
                 Some(entry) if entry.hash() != hash => Judged::Refuse(Nack::Conflict),
-                Some(entry) if matches!(entry.letter(), Some((_, Phase::Storing))) => Judged::Coming,
+                Some(entry) if matches!(entry.letter(), Some((_, Phase::Storing))) => {
+                    Judged::Coming
+                }
                 _ => Judged::Had,
             };
         }
-        let pair_key =
-            PairKey { node: peer, instance: it.instance, epoch: it.epoch, to: it.to.clone() };
+        let pair_key = PairKey {
+            node: peer,
+            instance: it.instance,
+            epoch: it.epoch,
+            to: it.to.clone(),
+        };
         let pair = self.inbox.pairs.get(&pair_key);
         let (high, pending) = pair.map_or((0, 0), |pair| (pair.high, pair.pending));
         if it.sequence <= high {
@@ -202,9 +255,14 @@ impl Router {
         if let Verdict::Denied(_) = self.judge((peer, &it.from), (self.node, &it.to), &it.kind) {
             return Judged::Refuse(Nack::Denied);
         }
-        let mailbox =
-            self.inbox.names.get(&it.to).and_then(|owner| self.inbox.mailboxes.get(owner));
-        let Some(mailbox) = mailbox else { return Judged::Refuse(Nack::UnknownAgent) };
+        let mailbox = self
+            .inbox
+            .names
+            .get(&it.to)
+            .and_then(|owner| self.inbox.mailboxes.get(owner));
+        let Some(mailbox) = mailbox else {
+            return Judged::Refuse(Nack::UnknownAgent);
+        };
         let owner = mailbox.agent.clone();
         let answers = match it.kind {
             Kind::Reply { in_reply_to } => {
@@ -224,8 +282,15 @@ impl Router {
         }
         match self.check_room(peer, it, &owner, &pair_key) {
             Ok(()) => {
-                let from = AgentAddress { agent: it.from.clone(), node };
-                Judged::Keep { owner, from, answers }
+                let from = AgentAddress {
+                    agent: it.from.clone(),
+                    node,
+                };
+                Judged::Keep {
+                    owner,
+                    from,
+                    answers,
+                }
             }
             Err(nack) => Judged::Refuse(nack),
         }
@@ -267,13 +332,16 @@ impl Router {
         owner: &Agent,
         pair: &PairKey,
     ) -> Result<(), Nack> {
-        let throttled = Nack::Throttled { retry_after_ms: 5_000 };
+        let throttled = Nack::Throttled {
+            retry_after_ms: 5_000,
+        };
         if let Some(source) = self.inbox.sources.get(&peer) {
             let pair = self.inbox.pairs.get(pair);
             if pair.is_none() && source.pairs >= limits::KNOWN_PAIRS_PER_NODE {
                 return Err(throttled);
             }
-            if pair.is_none_or(|pair| pair.open == 0) && source.open_pairs >= limits::PAIRS_PER_NODE {
+            if pair.is_none_or(|pair| pair.open == 0) && source.open_pairs >= limits::PAIRS_PER_NODE
+            {
                 return Err(throttled);
             }
         }
@@ -282,14 +350,22 @@ impl Router {
         };
         if matches!(it.kind, Kind::Reply { .. }) {
             let most = limits::INBOX_BYTES * 2;
-            return if mailbox.bytes + it.body.len() > most { Err(Nack::Full) } else { Ok(()) };
+            return if mailbox.bytes + it.body.len() > most {
+                Err(Nack::Full)
+            } else {
+                Ok(())
+            };
         }
         let (rows, bytes) = mailbox.by_node.get(&peer).copied().unwrap_or_default();
         let share_is_used = rows >= limits::INBOX_ROWS / limits::INBOX_SHARE
             || bytes + it.body.len() > limits::INBOX_BYTES / limits::INBOX_SHARE;
         let is_full = mailbox.rows >= limits::INBOX_ROWS
             || mailbox.bytes + it.body.len() > limits::INBOX_BYTES;
-        if share_is_used || is_full { Err(Nack::Full) } else { Ok(()) }
+        if share_is_used || is_full {
+            Err(Nack::Full)
+        } else {
+            Ok(())
+        }
     }
 
     /// The request that a reply answers: of this agent, to exactly that agent on that node, not
@@ -317,7 +393,9 @@ impl Router {
         from: AgentAddress,
         answers: Option<RowId>,
     ) {
-        let expires = self.clock.instant_of(envelope.expires_at_ms(), envelope.ttl_ms, self.now);
+        let expires = self
+            .clock
+            .instant_of(envelope.expires_at_ms(), envelope.ttl_ms, self.now);
         let letter = Letter {
             owner,
             node: peer,
@@ -366,13 +444,20 @@ impl Router {
 
     /// Tells the owner of a message, in its inbox, that it came to nothing.
     pub(crate) fn notify(&mut self, failed: RowId, error: Failure) {
-        let Some(message) = self.outbox.messages.get(&failed) else { return };
+        let Some(message) = self.outbox.messages.get(&failed) else {
+            return;
+        };
         let sent = &message.sent;
-        let owner = Agent { name: sent.from.clone(), instance: sent.instance };
+        let owner = Agent {
+            name: sent.from.clone(),
+            instance: sent.instance,
+        };
         let (of, from) = (sent.id, sent.to.clone());
-        let room = self.inbox.mailboxes.get(&owner.instance).is_some_and(|mailbox| {
-            mailbox.rows < limits::INBOX_ROWS + limits::OPEN_REQUESTS
-        });
+        let room = self
+            .inbox
+            .mailboxes
+            .get(&owner.instance)
+            .is_some_and(|mailbox| mailbox.rows < limits::INBOX_ROWS + limits::OPEN_REQUESTS);
         if !room {
             self.counters.notices_dropped += 1;
             return;
@@ -380,7 +465,10 @@ impl Router {
         let id = MessageId::new(self.unix_ms(), self.dice.ten_bytes());
         let ttl_ms = u64::try_from(limits::MAX_TTL.as_millis()).unwrap_or(u64::MAX);
         let letter = Letter {
-            key: MessageKey { instance: owner.instance, id },
+            key: MessageKey {
+                instance: owner.instance,
+                id,
+            },
             owner,
             node: self.node,
             from,
@@ -401,8 +489,12 @@ impl Router {
 
     /// The letter is on disk: told to its sender, shown to its agent.
     pub(crate) fn received(&mut self, row: RowId, answers: Option<RowId>) {
-        let Some(entry) = self.inbox.entries.get_mut(&row) else { return };
-        let Content::Letter { letter, phase } = &mut entry.content else { return };
+        let Some(entry) = self.inbox.entries.get_mut(&row) else {
+            return;
+        };
+        let Content::Letter { letter, phase } = &mut entry.content else {
+            return;
+        };
         *phase = Phase::Ready;
         let (owner, node, key) = (letter.owner.instance, letter.node, letter.key);
         let (notice, sequence, pair_key) = (letter.is_notice(), letter.sequence, letter.pair_key());
@@ -434,7 +526,9 @@ impl Router {
             message.sent.reply = None;
         }
         let expires = self.inbox.entries.get(&row).map(|entry| entry.expires);
-        let Some(letter) = self.inbox.take_back(row) else { return };
+        let Some(letter) = self.inbox.take_back(row) else {
+            return;
+        };
         if let Some(at) = expires {
             self.timers.remove(&(at, Timer::Incoming(row)));
         }
@@ -446,8 +540,15 @@ impl Router {
     }
 
     /// Shows a reply to whoever waits for it, where it may still be shown.
-    pub(crate) fn answer_from_inbox(&mut self, owner: InstanceId, request: MessageId, reply: MessageId) {
-        let Some(row) = self.inbox.by_id.get(&(owner, reply)).copied() else { return };
+    pub(crate) fn answer_from_inbox(
+        &mut self,
+        owner: InstanceId,
+        request: MessageId,
+        reply: MessageId,
+    ) {
+        let Some(row) = self.inbox.by_id.get(&(owner, reply)).copied() else {
+            return;
+        };
         if !self.is_ready(row) {
             return;
         }
@@ -458,20 +559,33 @@ impl Router {
             return self.give_up(row, refused);
         }
         if let Some(delivery) = self.show(row, ASKER, None) {
-            self.answer(MessageKey { instance: owner, id: request }, delivery);
+            self.answer(
+                MessageKey {
+                    instance: owner,
+                    id: request,
+                },
+                delivery,
+            );
         }
     }
 
     /// Shows an agent's waiting messages to whoever wants them, oldest first.
     pub(crate) fn serve(&mut self, owner: InstanceId) {
         loop {
-            let Some(mailbox) = self.inbox.mailboxes.get_mut(&owner) else { return };
-            let (Some(row), Some(id)) =
-                (mailbox.ready.first().copied(), mailbox.wanting.front().copied())
-            else {
+            let Some(mailbox) = self.inbox.mailboxes.get_mut(&owner) else {
                 return;
             };
-            let holder = self.inbox.holders.get(&id).filter(|holder| holder.credit > 0);
+            let (Some(row), Some(id)) = (
+                mailbox.ready.first().copied(),
+                mailbox.wanting.front().copied(),
+            ) else {
+                return;
+            };
+            let holder = self
+                .inbox
+                .holders
+                .get(&id)
+                .filter(|holder| holder.credit > 0);
             let Some(hold) = holder.map(|holder| holder.hold) else {
                 mailbox.wanting.pop_front();
                 continue;
@@ -499,7 +613,10 @@ impl Router {
             return Some(Failure::of_nack(Nack::Expired));
         }
         if letter.strikes >= limits::MAX_ATTEMPTS {
-            return Some(Failure::new("failed", "it was shown too often and never acked"));
+            return Some(Failure::new(
+                "failed",
+                "it was shown too often and never acked",
+            ));
         }
         match self.verdict_on_letter(letter)? {
             Verdict::Allowed { .. } => None,
@@ -520,12 +637,15 @@ impl Router {
 
     fn show(&mut self, row: RowId, holder: HolderId, hold: Option<Duration>) -> Option<Delivery> {
         let entry = self.inbox.entries.get_mut(&row)?;
-        let Content::Letter { letter, phase } = &mut entry.content else { return None };
+        let Content::Letter { letter, phase } = &mut entry.content else {
+            return None;
+        };
         let until = hold.map(|hold| self.now + hold);
         *phase = Phase::Held { holder, until };
         letter.shown = letter.shown.saturating_add(1);
         let delivery = letter.delivery();
-        let (shown, key, node, notice) = (letter.shown, letter.key, letter.node, letter.is_notice());
+        let (shown, key, node, notice) =
+            (letter.shown, letter.key, letter.node, letter.is_notice());
         // The first time needs no write: after a crash a letter counts as shown once.
         let write = (shown > 1).then(|| Write::Put(row, waiting(letter)));
         if let Some(until) = until {
@@ -538,15 +658,25 @@ impl Router {
         self.store_some_time(write.into_iter().collect());
         self.counters.shown += 1;
         if shown == 1 && !notice {
-            self.send_frame(node, MessageFrame::Progress { key, stage: Stage::Delivered });
+            self.send_frame(
+                node,
+                MessageFrame::Progress {
+                    key,
+                    stage: Stage::Delivered,
+                },
+            );
         }
         Some(delivery)
     }
 
     /// A letter may be shown again.
     fn show_again(&mut self, row: RowId) {
-        let Some(entry) = self.inbox.entries.get_mut(&row) else { return };
-        let Content::Letter { letter, phase } = &mut entry.content else { return };
+        let Some(entry) = self.inbox.entries.get_mut(&row) else {
+            return;
+        };
+        let Content::Letter { letter, phase } = &mut entry.content else {
+            return;
+        };
         let Phase::Held { .. } = phase else { return };
         let owner = letter.owner.instance;
         let before = std::mem::replace(phase, Phase::Ready);
@@ -559,23 +689,38 @@ impl Router {
 
     /// A letter was shown and not settled in time, or given back.
     fn strike(&mut self, row: RowId) {
-        let Some(entry) = self.inbox.entries.get_mut(&row) else { return };
-        let Content::Letter { letter, .. } = &mut entry.content else { return };
+        let Some(entry) = self.inbox.entries.get_mut(&row) else {
+            return;
+        };
+        let Content::Letter { letter, .. } = &mut entry.content else {
+            return;
+        };
         letter.strikes = letter.strikes.saturating_add(1);
         let put = Write::Put(row, waiting(letter));
         self.store_some_time(vec![put]);
         self.show_again(row);
         // Judged now and not when somebody asks: its sender should hear of it.
         if self.is_ready(row)
-            && let Some(refused) = self.refusal_now(row).filter(|_| self.authority.has_policy())
+            && let Some(refused) = self
+                .refusal_now(row)
+                .filter(|_| self.authority.has_policy())
         {
             self.give_up(row, refused);
         }
     }
 
     pub(crate) fn hold_timer(&mut self, row: RowId) {
-        let held = self.inbox.entries.get(&row).and_then(|entry| entry.letter());
-        if let Some((_, Phase::Held { until: Some(until), .. })) = held
+        let held = self
+            .inbox
+            .entries
+            .get(&row)
+            .and_then(|entry| entry.letter());
+        if let Some((
+            _,
+            Phase::Held {
+                until: Some(until), ..
+            },
+        )) = held
             && until <= self.now
         {
             self.strike(row);
@@ -583,7 +728,12 @@ impl Router {
     }
 
     pub(crate) fn incoming_timer(&mut self, row: RowId, at: Instant) {
-        let Some(entry) = self.inbox.entries.get_mut(&row).filter(|it| it.expires == at) else {
+        let Some(entry) = self
+            .inbox
+            .entries
+            .get_mut(&row)
+            .filter(|it| it.expires == at)
+        else {
             return;
         };
         match &entry.content {
@@ -617,7 +767,11 @@ impl Router {
 
     /// The policy or the members changed: what they do not allow any longer is not kept.
     pub(crate) fn judge_incoming_again(&mut self) {
-        let ready = self.inbox.mailboxes.values().flat_map(|mailbox| &mailbox.ready);
+        let ready = self
+            .inbox
+            .mailboxes
+            .values()
+            .flat_map(|mailbox| &mailbox.ready);
         for row in ready.copied().collect::<Vec<_>>() {
             if let Some(refused) = self.refusal_now(row) {
                 self.give_up(row, refused);
@@ -628,11 +782,18 @@ impl Router {
 
     /// A stored letter becomes a dead letter, and its sender is told.
     pub(crate) fn give_up(&mut self, row: RowId, error: Failure) {
-        let phase = self.inbox.entries.get(&row).and_then(|entry| entry.letter()).map(|it| it.1);
+        let phase = self
+            .inbox
+            .entries
+            .get(&row)
+            .and_then(|entry| entry.letter())
+            .map(|it| it.1);
         let Some(phase) = phase.filter(|phase| !matches!(phase, Phase::Settling { .. })) else {
             return;
         };
-        let Some((letter, known)) = self.inbox.settle(row, false) else { return };
+        let Some((letter, known)) = self.inbox.settle(row, false) else {
+            return;
+        };
         self.let_go(letter.owner.instance, row, phase);
         let (node, key, notice) = (letter.node, letter.key, letter.is_notice());
         let dead = DeadRow {
@@ -650,13 +811,29 @@ impl Router {
         self.trim_known(&node, &mut writes);
         self.store_some_time(writes);
         self.counters.dead_letters += 1;
-        self.event(Event::DeadLetter { node, key, error: error.clone() });
+        self.event(Event::DeadLetter {
+            node,
+            key,
+            error: error.clone(),
+        });
         if !notice {
             let frame = match &*error.code {
-                "denied" => MessageFrame::Refused { key, nack: Nack::Denied },
-                "expired" => MessageFrame::Refused { key, nack: Nack::Expired },
-                "agent_removed" => MessageFrame::Refused { key, nack: Nack::UnknownAgent },
-                _ => MessageFrame::Progress { key, stage: Stage::Failed },
+                "denied" => MessageFrame::Refused {
+                    key,
+                    nack: Nack::Denied,
+                },
+                "expired" => MessageFrame::Refused {
+                    key,
+                    nack: Nack::Expired,
+                },
+                "agent_removed" => MessageFrame::Refused {
+                    key,
+                    nack: Nack::UnknownAgent,
+                },
+                _ => MessageFrame::Progress {
+                    key,
+                    stage: Stage::Failed,
+                },
             };
             self.send_frame(node, frame);
         }
@@ -664,24 +841,40 @@ impl Router {
 
     /// The ack is on disk: never shown again.
     pub(crate) fn acked(&mut self, row: RowId) {
-        let answered = self.inbox.entries.get(&row).is_some_and(|entry| entry.answered);
-        let Some((letter, _)) = self.inbox.settle(row, !answered) else { return };
+        let answered = self
+            .inbox
+            .entries
+            .get(&row)
+            .is_some_and(|entry| entry.answered);
+        let Some((letter, _)) = self.inbox.settle(row, !answered) else {
+            return;
+        };
         self.counters.acked += 1;
         let mut writes = Vec::new();
         self.trim_known(&letter.node, &mut writes);
         self.store_some_time(writes);
         if !letter.is_notice() {
-            let frame = MessageFrame::Progress { key: letter.key, stage: Stage::Done };
+            let frame = MessageFrame::Progress {
+                key: letter.key,
+                stage: Stage::Done,
+            };
             self.send_frame(letter.node, frame);
         }
     }
 
     /// The ack is not on disk, and its caller was told so: shown again in its time.
     pub(crate) fn ack_failed(&mut self, row: RowId) {
-        let Some(entry) = self.inbox.entries.get_mut(&row) else { return };
-        let Content::Letter { phase, .. } = &mut entry.content else { return };
+        let Some(entry) = self.inbox.entries.get_mut(&row) else {
+            return;
+        };
+        let Content::Letter { phase, .. } = &mut entry.content else {
+            return;
+        };
         let until = self.now + limits::VISIBILITY;
-        *phase = Phase::Held { holder: ASKER, until: Some(until) };
+        *phase = Phase::Held {
+            holder: ASKER,
+            until: Some(until),
+        };
         self.timers.insert((until, Timer::Hold(row)));
     }
 
@@ -702,7 +895,9 @@ impl Router {
     }
 
     pub(crate) fn answer_failed(&mut self, row: RowId) {
-        let Some(entry) = self.inbox.entries.get_mut(&row) else { return };
+        let Some(entry) = self.inbox.entries.get_mut(&row) else {
+            return;
+        };
         entry.answered = false;
         match &mut entry.content {
             Content::Known(known) => known.open = true,
@@ -733,34 +928,60 @@ impl Router {
     fn refuse(&mut self, peer: NodeId, key: MessageKey, nack: Nack) {
         self.counters.refused_peers += 1;
         if nack.is_final() {
-            self.event(Event::Refused { node: peer, key, error: Failure::of_nack(nack) });
+            self.event(Event::Refused {
+                node: peer,
+                key,
+                error: Failure::of_nack(nack),
+            });
         }
         self.send_frame(peer, MessageFrame::Refused { key, nack });
     }
 
     /// The reply to a request of a local agent, where it is a letter.
     fn reply_to(&self, request: MessageKey) -> Option<(RowId, Phase)> {
-        let sent = self.outbox.by_key.get(&request).and_then(|row| self.outbox.messages.get(row))?;
-        let row = *self.inbox.by_id.get(&(request.instance, sent.sent.reply?))?;
-        self.inbox.entries.get(&row)?.letter().map(|(_, phase)| (row, phase))
+        let sent = self
+            .outbox
+            .by_key
+            .get(&request)
+            .and_then(|row| self.outbox.messages.get(row))?;
+        let row = *self
+            .inbox
+            .by_id
+            .get(&(request.instance, sent.sent.reply?))?;
+        self.inbox
+            .entries
+            .get(&row)?
+            .letter()
+            .map(|(_, phase)| (row, phase))
     }
 
     /// The ticket by which a letter that is being settled will be: that of its ack, or that of
     /// the reply which acks it.
     fn settling(&self, row: RowId, ticket: Ticket) -> Option<Ticket> {
-        let by_reply = self.pending.iter().find_map(|(ticket, pending)| match pending {
-            Pending::Accept { acks: Some(acked), .. } if *acked == row => Some(*ticket),
-            _ => None,
-        });
+        let by_reply = self
+            .pending
+            .iter()
+            .find_map(|(ticket, pending)| match pending {
+                Pending::Accept {
+                    acks: Some(acked), ..
+                } if *acked == row => Some(*ticket),
+                _ => None,
+            });
         by_reply.or(self.pending.contains_key(&ticket).then_some(ticket))
     }
 
     fn trim_known(&mut self, node: &NodeId, writes: &mut Vec<Write>) {
         let too_many = |router: &Self| {
-            router.inbox.sources.get(node).is_some_and(|it| it.known.len() > limits::KNOWN_IDS_PER_NODE)
+            router
+                .inbox
+                .sources
+                .get(node)
+                .is_some_and(|it| it.known.len() > limits::KNOWN_IDS_PER_NODE)
         };
         while too_many(self) {
-            let Some(row) = self.inbox.oldest_spare(node) else { return };
+            let Some(row) = self.inbox.oldest_spare(node) else {
+                return;
+            };
             if let Some(expires) = self.inbox.forget(row) {
                 self.timers.remove(&(expires, Timer::Incoming(row)));
             }
@@ -776,10 +997,13 @@ impl Letter {
             kind: match &self.subject {
                 Subject::Message => DeliveryKind::Message,
                 Subject::Request => DeliveryKind::Request,
-                Subject::Reply { in_reply_to } => DeliveryKind::Reply { in_reply_to: *in_reply_to },
-                Subject::Failure { of, error } => {
-                    DeliveryKind::Failure { of: *of, error: error.clone() }
-                }
+                Subject::Reply { in_reply_to } => DeliveryKind::Reply {
+                    in_reply_to: *in_reply_to,
+                },
+                Subject::Failure { of, error } => DeliveryKind::Failure {
+                    of: *of,
+                    error: error.clone(),
+                },
             },
             from: self.from.clone(),
             to: self.owner.name.clone(),

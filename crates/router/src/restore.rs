@@ -18,7 +18,10 @@ impl Router {
     /// The router that wrote these rows, as far as they reached the disk. What was on its way is
     /// offered again, what was shown is shown again. `agents` are those that live now; what
     /// belongs to others becomes dead letters.
-    #[allow(clippy::too_many_arguments, reason = "the facts of a start, each of them once")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the facts of a start, each of them once"
+    )]
     pub fn restore(
         node: NodeId,
         epoch: u64,
@@ -39,7 +42,12 @@ impl Router {
         rows.sort_by_key(|(row, _)| *row);
         for (row, value) in rows {
             match value {
-                Row::Outbox(OutboxRow::Waiting { node, to, envelope, hash }) => {
+                Row::Outbox(OutboxRow::Waiting {
+                    node,
+                    to,
+                    envelope,
+                    hash,
+                }) => {
                     let ends = clock.instant_of(envelope.expires_at_ms(), envelope.ttl_ms, now);
                     router.restore_waiting(row, Outgoing::new(node, to, envelope, hash, ends));
                 }
@@ -87,7 +95,13 @@ impl Router {
         let usage = self.outbox.usage.entry(sent.instance).or_default();
         usage.open += usize::from(open);
         usage.settled.insert(sent.id);
-        self.outbox.by_key.insert(MessageKey { instance: sent.instance, id: sent.id }, row);
+        self.outbox.by_key.insert(
+            MessageKey {
+                instance: sent.instance,
+                id: sent.id,
+            },
+            row,
+        );
         self.timers.insert((expires, Timer::Outgoing(row)));
         let message = Outgoing {
             sent,
@@ -106,7 +120,8 @@ impl Router {
         letter.shown = letter.shown.max(1);
         let ends = letter.created_at_ms.saturating_add(letter.ttl_ms);
         let expires = self.clock.instant_of(ends, letter.ttl_ms, self.now);
-        let (owner, notice, sequence) = (letter.owner.instance, letter.is_notice(), letter.sequence);
+        let (owner, notice, sequence) =
+            (letter.owner.instance, letter.is_notice(), letter.sequence);
         let pair_key = letter.pair_key();
         self.inbox.insert(row, letter, Phase::Ready, expires);
         self.timers.insert((expires, Timer::Incoming(row)));
@@ -114,7 +129,11 @@ impl Router {
             mailbox.ready.insert(row);
         }
         if !notice {
-            self.inbox.pairs.entry(pair_key).or_default().reached(sequence, row);
+            self.inbox
+                .pairs
+                .entry(pair_key)
+                .or_default()
+                .reached(sequence, row);
         }
     }
 
@@ -122,10 +141,17 @@ impl Router {
         let ends = known.created_at_ms.saturating_add(known.ttl_ms);
         let expires = self.clock.instant_of(ends, known.ttl_ms, self.now);
         let key = (known.node, known.key);
-        self.inbox.by_id.insert((known.owner.instance, known.key.id), row);
+        self.inbox
+            .by_id
+            .insert((known.owner.instance, known.key.id), row);
         let (sequence, answered) = (known.sequence, !known.open);
         let content = Content::Known(known);
-        let entry = Entry { expires, answered, expired: false, content };
+        let entry = Entry {
+            expires,
+            answered,
+            expired: false,
+            content,
+        };
         let pair_key = entry.pair_key();
         self.inbox.entries.insert(row, entry);
         self.timers.insert((expires, Timer::Incoming(row)));
@@ -146,8 +172,13 @@ impl Router {
     fn mend_requests(&mut self) {
         let replies = self.inbox.entries.values().filter_map(|entry| {
             let (letter, _) = entry.letter()?;
-            let crate::rows::Subject::Reply { in_reply_to } = letter.subject else { return None };
-            let request = MessageKey { instance: letter.owner.instance, id: in_reply_to };
+            let crate::rows::Subject::Reply { in_reply_to } = letter.subject else {
+                return None;
+            };
+            let request = MessageKey {
+                instance: letter.owner.instance,
+                id: in_reply_to,
+            };
             Some((*self.outbox.by_key.get(&request)?, letter.key.id))
         });
         let replies: Vec<_> = replies.collect();
@@ -175,7 +206,9 @@ impl Router {
         let mut writes = Vec::new();
         for usage in self.outbox.usage.values_mut() {
             while usage.dead.len() > limits::DEAD_ROWS {
-                let Some((row, size)) = usage.dead.pop_first() else { break };
+                let Some((row, size)) = usage.dead.pop_first() else {
+                    break;
+                };
                 usage.dead_bytes -= size;
                 writes.push(Write::Delete(Table::Dead, row));
             }

@@ -43,7 +43,10 @@ pub struct Router {
 /// What the shell must do. `Wait` comes last; then the router has nothing more to say until
 /// something happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "moved once, from the queue to the shell")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "moved once, from the queue to the shell"
+)]
 pub enum Output {
     /// Send a frame to a peer that is up. Frames to one peer keep their order.
     Send {
@@ -281,16 +284,31 @@ impl Router {
     pub fn remove_agent(&mut self, instance: InstanceId, now: Instant) {
         self.now = now;
         let gone = Failure::new("agent_removed", "the agent was removed from its gateway");
-        let lowest = MessageKey { instance, id: MessageId::new(0, [0; 10]) };
-        let from_it = self.outbox.by_key.range(lowest..).take_while(|(key, _)| key.instance == instance);
+        let lowest = MessageKey {
+            instance,
+            id: MessageId::new(0, [0; 10]),
+        };
+        let from_it = self
+            .outbox
+            .by_key
+            .range(lowest..)
+            .take_while(|(key, _)| key.instance == instance);
         for row in from_it.map(|(_, row)| *row).collect::<Vec<_>>() {
             self.abandon_outgoing(row, &gone);
         }
-        let to_it = self.inbox.by_id.range((instance, lowest.id)..).take_while(|(key, _)| key.0 == instance);
+        let to_it = self
+            .inbox
+            .by_id
+            .range((instance, lowest.id)..)
+            .take_while(|(key, _)| key.0 == instance);
         for row in to_it.map(|(_, row)| *row).collect::<Vec<_>>() {
             self.give_up(row, gone.clone());
         }
-        let holders = self.inbox.holders.iter().filter(|(_, holder)| holder.owner == instance);
+        let holders = self
+            .inbox
+            .holders
+            .iter()
+            .filter(|(_, holder)| holder.owner == instance);
         for holder in holders.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.inbox.holders.remove(&holder);
         }
@@ -302,7 +320,11 @@ impl Router {
         // Its dead letters stay, for people.
         if let Some(usage) = self.outbox.usage.get_mut(&instance) {
             let (dead, dead_bytes) = (std::mem::take(&mut usage.dead), usage.dead_bytes);
-            *usage = Usage { dead, dead_bytes, ..Usage::default() };
+            *usage = Usage {
+                dead,
+                dead_bytes,
+                ..Usage::default()
+            };
         }
         self.event(Event::AgentGone { instance });
     }
@@ -362,7 +384,11 @@ impl Router {
     /// Everything up to this ticket is on disk.
     pub fn handle_stored(&mut self, up_to: Ticket, now: Instant) {
         self.now = now;
-        while let Some(first) = self.pending.first_entry().filter(|first| *first.key() <= up_to) {
+        while let Some(first) = self
+            .pending
+            .first_entry()
+            .filter(|first| *first.key() <= up_to)
+        {
             match first.remove() {
                 Pending::Accept { row, acks } => self.accepted(row, acks),
                 Pending::Receive { row, answers } => self.received(row, answers),
@@ -377,7 +403,11 @@ impl Router {
     /// fails one store fails all that were asked for before the router heard of it.
     pub fn handle_store_failed(&mut self, up_to: Ticket, now: Instant) {
         self.now = now;
-        while let Some(first) = self.pending.first_entry().filter(|first| *first.key() <= up_to) {
+        while let Some(first) = self
+            .pending
+            .first_entry()
+            .filter(|first| *first.key() <= up_to)
+        {
             match first.remove() {
                 Pending::Accept { row, acks } => self.accept_failed(row, acks),
                 Pending::Receive { row, answers } => self.receive_failed(row, answers),
@@ -428,7 +458,11 @@ impl Router {
 
     /// How a message of a local agent stands.
     pub fn status(&self, instance: InstanceId, id: MessageId) -> Result<Status, Refusal> {
-        let row = self.outbox.by_key.get(&MessageKey { instance, id }).ok_or(Refusal::NotFound)?;
+        let row = self
+            .outbox
+            .by_key
+            .get(&MessageKey { instance, id })
+            .ok_or(Refusal::NotFound)?;
         let message = self.outbox.messages.get(row).ok_or(Refusal::NotFound)?;
         Ok(message.sent.status())
     }
@@ -439,17 +473,39 @@ impl Router {
             counters: self.counters,
             outbox_rows: self.outbox.usage.values().map(|usage| usage.rows).sum(),
             outbox_bytes: self.outbox.usage.values().map(|usage| usage.bytes).sum(),
-            inbox_rows: self.inbox.mailboxes.values().map(|mailbox| mailbox.rows).sum(),
-            inbox_bytes: self.inbox.mailboxes.values().map(|mailbox| mailbox.bytes).sum(),
-            dead_rows: self.outbox.usage.values().map(|usage| usage.dead.len()).sum(),
+            inbox_rows: self
+                .inbox
+                .mailboxes
+                .values()
+                .map(|mailbox| mailbox.rows)
+                .sum(),
+            inbox_bytes: self
+                .inbox
+                .mailboxes
+                .values()
+                .map(|mailbox| mailbox.bytes)
+                .sum(),
+            dead_rows: self
+                .outbox
+                .usage
+                .values()
+                .map(|usage| usage.dead.len())
+                .sum(),
             queued: self.queued(),
         }
     }
 
     /// How many messages wait for each other peer.
     pub fn queued(&self) -> Vec<(NodeId, usize)> {
-        let others = self.outbox.peers.iter().filter(|(node, _)| **node != self.node);
-        others.filter(|(_, peer)| peer.queued > 0).map(|(node, peer)| (*node, peer.queued)).collect()
+        let others = self
+            .outbox
+            .peers
+            .iter()
+            .filter(|(node, _)| **node != self.node);
+        others
+            .filter(|(_, peer)| peer.queued > 0)
+            .map(|(node, peer)| (*node, peer.queued))
+            .collect()
     }
 
     /// The local agent of that name.
@@ -477,7 +533,10 @@ impl Router {
 
     pub(crate) fn store_as(&mut self, ticket: Ticket, writes: Vec<Write>, pending: Pending) {
         self.pending.insert(ticket, pending);
-        self.outputs.push_back(Output::Store { ticket: Some(ticket), writes });
+        self.outputs.push_back(Output::Store {
+            ticket: Some(ticket),
+            writes,
+        });
     }
 
     pub(crate) fn new_ticket(&mut self) -> Ticket {
@@ -488,7 +547,10 @@ impl Router {
     /// Asks for a store that may be lost with a crash without harm.
     pub(crate) fn store_some_time(&mut self, writes: Vec<Write>) {
         if !writes.is_empty() {
-            self.outputs.push_back(Output::Store { ticket: None, writes });
+            self.outputs.push_back(Output::Store {
+                ticket: None,
+                writes,
+            });
         }
     }
 
@@ -521,7 +583,9 @@ impl Router {
         usage.dead_bytes += size;
         writes.push(Write::Put(row, Row::Dead(dead)));
         while usage.dead.len() > limits::DEAD_ROWS || usage.dead_bytes > limits::DEAD_BYTES {
-            let Some((oldest, size)) = usage.dead.pop_first() else { break };
+            let Some((oldest, size)) = usage.dead.pop_first() else {
+                break;
+            };
             usage.dead_bytes -= size;
             self.counters.dead_letters_dropped += 1;
             writes.push(Write::Delete(Table::Dead, oldest));
@@ -561,7 +625,12 @@ impl crate::outbox::Outgoing {
 
 impl crate::rows::Sent {
     pub(crate) fn status(&self) -> Status {
-        Status { id: self.id, state: self.state, error: self.error.clone(), reply: self.reply }
+        Status {
+            id: self.id,
+            state: self.state,
+            error: self.error.clone(),
+            reply: self.reply,
+        }
     }
 }
 
@@ -570,7 +639,13 @@ impl Router {
     pub(crate) fn is_ready(&self, row: RowId) -> bool {
         let entry = self.inbox.entries.get(&row);
         entry.is_some_and(|entry| {
-            matches!(&entry.content, Content::Letter { phase: Phase::Ready, .. })
+            matches!(
+                &entry.content,
+                Content::Letter {
+                    phase: Phase::Ready,
+                    ..
+                }
+            )
         })
     }
 }

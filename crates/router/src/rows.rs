@@ -27,6 +27,10 @@ pub enum Table {
 
 /// One change of the spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "moved once, into the spool's queue"
+)]
 pub enum Write {
     /// Writes or replaces a row.
     Put(RowId, Row),
@@ -36,7 +40,10 @@ pub enum Write {
 
 /// One row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "moved once, into the spool's queue")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "moved once, into the spool's queue"
+)]
 pub enum Row {
     /// In [`Table::Outbox`].
     Outbox(OutboxRow),
@@ -48,7 +55,10 @@ pub enum Row {
 
 /// A message from a local agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(clippy::large_enum_variant, reason = "moved once, into the spool's queue")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "moved once, into the spool's queue"
+)]
 pub enum OutboxRow {
     /// The receiver is not known to have it.
     Waiting {
@@ -98,7 +108,10 @@ pub struct Sent {
 
 /// A message to a local agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(clippy::large_enum_variant, reason = "moved once, into the spool's queue")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "moved once, into the spool's queue"
+)]
 pub enum InboxRow {
     /// Not acked yet.
     Waiting(Letter),

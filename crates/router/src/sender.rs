@@ -49,8 +49,16 @@ impl Router {
         now: Instant,
     ) -> Result<Status, Refusal> {
         self.now = now;
-        let row = *self.outbox.by_key.get(&MessageKey { instance, id }).ok_or(Refusal::NotFound)?;
-        let message = self.outbox.messages.get_mut(&row).ok_or(Refusal::NotFound)?;
+        let row = *self
+            .outbox
+            .by_key
+            .get(&MessageKey { instance, id })
+            .ok_or(Refusal::NotFound)?;
+        let message = self
+            .outbox
+            .messages
+            .get_mut(&row)
+            .ok_or(Refusal::NotFound)?;
         message.watched = watched;
         let status = message.sent.status();
         if watched && let Some(reply) = message.sent.reply {
@@ -63,7 +71,11 @@ impl Router {
         if !self.inbox.mailboxes.contains_key(&from.instance) {
             return Err(Refusal::UnknownAgent);
         }
-        let kind = if draft.expects_reply { Kind::Request } else { Kind::Message };
+        let kind = if draft.expects_reply {
+            Kind::Request
+        } else {
+            Kind::Message
+        };
         let ttl_ms = u64::try_from(draft.ttl.as_millis()).unwrap_or(u64::MAX);
         let envelope = Envelope {
             id: draft.id,
@@ -82,14 +94,18 @@ impl Router {
         };
         check_content(&envelope.content_type, &envelope.body)?;
         if draft.ttl > limits::MAX_TTL || draft.ttl.is_zero() {
-            return Err(Refusal::Schema("a time to live is between a moment and 7 days"));
+            return Err(Refusal::Schema(
+                "a time to live is between a moment and 7 days",
+            ));
         }
         let hash = content_hash(&envelope);
         if let Some(known) = self.known_already(envelope.key(), &draft.to, hash)? {
             return Ok(known);
         }
-        let node =
-            self.authority.node_named(&draft.to.node).ok_or_else(|| Refusal::UnknownGateway(draft.to.node.clone()))?;
+        let node = self
+            .authority
+            .node_named(&draft.to.node)
+            .ok_or_else(|| Refusal::UnknownGateway(draft.to.node.clone()))?;
         let src = (self.node, &envelope.from);
         match self.judge(src, (node, &envelope.to), &envelope.kind) {
             Verdict::Allowed { .. } => {}
@@ -106,21 +122,33 @@ impl Router {
         answer: Answer,
     ) -> Result<Accept, Refusal> {
         check_content(&answer.content_type, &answer.body)?;
-        let row = self.inbox.by_id.get(&(from.instance, request)).ok_or(Refusal::NotFound)?;
+        let row = self
+            .inbox
+            .by_id
+            .get(&(from.instance, request))
+            .ok_or(Refusal::NotFound)?;
         let (row, entry) = (*row, self.inbox.entries.get(row).ok_or(Refusal::NotFound)?);
         let (node, to, depth, open) = match &entry.content {
-            Content::Letter { phase: Phase::Storing, .. } => return Err(Refusal::NotFound),
+            Content::Letter {
+                phase: Phase::Storing,
+                ..
+            } => return Err(Refusal::NotFound),
             Content::Letter { letter, .. } => {
                 let open = letter.subject == Subject::Request;
                 (letter.node, letter.from.clone(), letter.depth, open)
             }
             Content::Known(known) => (known.node, known.from.clone(), known.depth, known.open),
         };
-        let left = entry.expires.saturating_duration_since(self.now).min(limits::MAX_TTL);
+        let left = entry
+            .expires
+            .saturating_duration_since(self.now)
+            .min(limits::MAX_TTL);
         let (answered, expired) = (entry.answered, entry.expired || left.is_zero());
         let envelope = Envelope {
             id: answer.id,
-            kind: Kind::Reply { in_reply_to: request },
+            kind: Kind::Reply {
+                in_reply_to: request,
+            },
             from: from.name.clone(),
             to: to.agent.clone(),
             instance: from.instance,
@@ -128,9 +156,9 @@ impl Router {
             sequence: 0,
             created_at_ms: answer.id.unix_ms(),
             // What is left of the request's time, counted from now and not from the id's time.
-            ttl_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX).saturating_add(
-                self.unix_ms().saturating_sub(answer.id.unix_ms()),
-            ),
+            ttl_ms: u64::try_from(left.as_millis())
+                .unwrap_or(u64::MAX)
+                .saturating_add(self.unix_ms().saturating_sub(answer.id.unix_ms())),
             hops_left: limits::HOPS,
             depth: depth.saturating_add(1),
             content_type: answer.content_type,
@@ -149,7 +177,11 @@ impl Router {
         if envelope.depth > limits::MAX_DEPTH {
             return Err(Refusal::Loop);
         }
-        match self.judge((self.node, &envelope.from), (node, &envelope.to), &envelope.kind) {
+        match self.judge(
+            (self.node, &envelope.from),
+            (node, &envelope.to),
+            &envelope.kind,
+        ) {
             Verdict::Allowed { .. } => {}
             Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
         }
@@ -164,7 +196,9 @@ impl Router {
         to: &AgentAddress,
         hash: [u8; 16],
     ) -> Result<Option<Accept>, Refusal> {
-        let Some(row) = self.outbox.by_key.get(&key) else { return Ok(None) };
+        let Some(row) = self.outbox.by_key.get(&key) else {
+            return Ok(None);
+        };
         let message = self.outbox.messages.get(row).ok_or(Refusal::NotFound)?;
         if message.sent.hash != hash || message.sent.to != *to {
             return Err(Refusal::Conflict);
@@ -206,7 +240,9 @@ impl Router {
     ) -> Accept {
         let row = self.new_row();
         envelope.sequence = row.0;
-        let expires = self.clock.instant_of(envelope.expires_at_ms(), envelope.ttl_ms, self.now);
+        let expires = self
+            .clock
+            .instant_of(envelope.expires_at_ms(), envelope.ttl_ms, self.now);
         let mut writes = Vec::with_capacity(2);
         if let Some(acked) = acks {
             writes.extend(self.begin_answer(acked));
@@ -250,7 +286,9 @@ impl Router {
         if let Some(acked) = acks {
             self.settle_answered(acked);
         }
-        let Some(message) = self.outbox.messages.get(&row) else { return };
+        let Some(message) = self.outbox.messages.get(&row) else {
+            return;
+        };
         let (key, node) = (message.key(), message.sent.node);
         self.counters.accepted += 1;
         self.outbox.enqueue(row);
@@ -268,14 +306,18 @@ impl Router {
 
     /// Offers a peer what it has room for; asks for a session where there is none.
     pub(crate) fn pump(&mut self, node: NodeId) {
-        let Some(peer) = self.outbox.peers.get_mut(&node) else { return };
+        let Some(peer) = self.outbox.peers.get_mut(&node) else {
+            return;
+        };
         // Frozen: who is not a member now gets nothing, until it is again or the time passes.
         if node != self.node && self.authority.name_of(&node).is_none() {
             return;
         }
         if !peer.up {
             if peer.queued > 0 && peer.dial_at.is_none() {
-                let wait = self.dice.backoff(peer.dials, limits::RETRY_MIN, limits::RETRY_MAX);
+                let wait = self
+                    .dice
+                    .backoff(peer.dials, limits::RETRY_MIN, limits::RETRY_MAX);
                 peer.dial_at = Some(self.now + wait);
                 self.timers.insert((self.now + wait, Timer::Dial(node)));
                 self.event(Event::Wanted { peer: node });
@@ -284,7 +326,9 @@ impl Router {
         }
         while let Some((row, after, lane)) = self.outbox.next_offer(&node, self.now) {
             let message = self.outbox.messages.get(&row);
-            let Some(envelope) = message.and_then(|message| message.envelope.clone()) else { continue };
+            let Some(envelope) = message.and_then(|message| message.envelope.clone()) else {
+                continue;
+            };
             self.counters.offered += 1;
             self.send_frame(node, MessageFrame::Offer { envelope, after });
             self.lane_changed(lane);
@@ -304,14 +348,22 @@ impl Router {
     }
 
     pub(crate) fn dial_timer(&mut self, node: NodeId) {
-        let Some(peer) = self.outbox.peers.get_mut(&node) else { return };
+        let Some(peer) = self.outbox.peers.get_mut(&node) else {
+            return;
+        };
         peer.dial_at = None;
-        peer.dials = if peer.queued > 0 { peer.dials.saturating_add(1) } else { 0 };
+        peer.dials = if peer.queued > 0 {
+            peer.dials.saturating_add(1)
+        } else {
+            0
+        };
         self.pump(node);
     }
 
     pub(crate) fn lane_timer(&mut self, id: LaneId) {
-        let Some(lane) = self.outbox.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.outbox.lanes.get_mut(&id) else {
+            return;
+        };
         lane.timer = None;
         let node = lane.key.node;
         if lane.due.is_some_and(|due| due <= self.now) {
@@ -334,7 +386,9 @@ impl Router {
             }
             return;
         }
-        let Some(lane) = self.outbox.lanes.get_mut(&id) else { return };
+        let Some(lane) = self.outbox.lanes.get_mut(&id) else {
+            return;
+        };
         let Some(at) = lane.wants() else { return };
         // A timer that comes too early looks again; only one that comes too late must move.
         if lane.timer.is_none_or(|timer| timer > at) {
@@ -346,8 +400,12 @@ impl Router {
     }
 
     fn back_off(&mut self, id: LaneId, at_least: Duration) {
-        let Some(lane) = self.outbox.lanes.get_mut(&id) else { return };
-        let wait = self.dice.backoff(lane.attempts, limits::RETRY_MIN, limits::RETRY_MAX);
+        let Some(lane) = self.outbox.lanes.get_mut(&id) else {
+            return;
+        };
+        let wait = self
+            .dice
+            .backoff(lane.attempts, limits::RETRY_MIN, limits::RETRY_MAX);
         lane.attempts = lane.attempts.saturating_add(1);
         lane.due = Some(self.now + wait.max(at_least).min(limits::RETRY_MAX));
         self.outbox.refresh(id);
@@ -359,7 +417,10 @@ impl Router {
     fn settled_by(&mut self, peer: NodeId, key: MessageKey) -> Option<RowId> {
         let row = self.outbox.by_key.get(&key).copied();
         let sent_there = |row: &RowId| {
-            self.outbox.messages.get(row).is_some_and(|message| message.sent.node == peer)
+            self.outbox
+                .messages
+                .get(row)
+                .is_some_and(|message| message.sent.node == peer)
         };
         let row = row.filter(sent_there);
         self.counters.strays += u64::from(row.is_none());
@@ -374,7 +435,9 @@ impl Router {
 
     /// The receiver has it: the body may go, the state stays.
     fn stored_there(&mut self, row: RowId, state: State) {
-        let Some(message) = self.outbox.messages.get_mut(&row) else { return };
+        let Some(message) = self.outbox.messages.get_mut(&row) else {
+            return;
+        };
         let Place::Lane(lane) = message.place else {
             if message.sent.state < state && !message.sent.state.is_final() {
                 message.sent.state = state;
@@ -392,7 +455,11 @@ impl Router {
             lane.attempts = 0;
         }
         self.counters.stored_there += 1;
-        let put = self.outbox.messages.get(&row).map(|message| Write::Put(row, message.row()));
+        let put = self
+            .outbox
+            .messages
+            .get(&row)
+            .map(|message| Write::Put(row, message.row()));
         let mut writes: Vec<_> = put.into_iter().collect();
         self.trim_sent(row, &mut writes);
         self.store_some_time(writes);
@@ -401,7 +468,9 @@ impl Router {
     }
 
     pub(crate) fn handle_progress(&mut self, peer: NodeId, key: MessageKey, stage: Stage) {
-        let Some(row) = self.settled_by(peer, key) else { return };
+        let Some(row) = self.settled_by(peer, key) else {
+            return;
+        };
         match stage {
             Stage::Delivered => self.stored_there(row, State::Delivered),
             Stage::Done => {
@@ -409,7 +478,10 @@ impl Router {
                 self.hurry(row);
             }
             Stage::Failed => {
-                let gone = Failure::new("failed", "the receiving agent was shown it and never acked it");
+                let gone = Failure::new(
+                    "failed",
+                    "the receiving agent was shown it and never acked it",
+                );
                 self.fail(row, gone);
             }
         }
@@ -417,14 +489,23 @@ impl Router {
 
     /// An ack freed room at the receiver: a lane that waits for room need not wait longer.
     fn hurry(&mut self, row: RowId) {
-        let Some(message) = self.outbox.messages.get(&row) else { return };
+        let Some(message) = self.outbox.messages.get(&row) else {
+            return;
+        };
         let key = LaneKey {
             node: message.sent.node,
             instance: message.sent.instance,
             to: message.sent.to.agent.clone(),
         };
-        let Some(id) = self.outbox.lane_ids.get(&key).copied() else { return };
-        if let Some(lane) = self.outbox.lanes.get_mut(&id).filter(|lane| lane.due.is_some()) {
+        let Some(id) = self.outbox.lane_ids.get(&key).copied() else {
+            return;
+        };
+        if let Some(lane) = self
+            .outbox
+            .lanes
+            .get_mut(&id)
+            .filter(|lane| lane.due.is_some())
+        {
             lane.due = None;
             self.outbox.refresh(id);
             self.to_pump.insert(key.node);
@@ -433,8 +514,12 @@ impl Router {
     }
 
     pub(crate) fn handle_refused(&mut self, peer: NodeId, key: MessageKey, nack: Nack) {
-        let Some(row) = self.settled_by(peer, key) else { return };
-        let Some(message) = self.outbox.messages.get(&row) else { return };
+        let Some(row) = self.settled_by(peer, key) else {
+            return;
+        };
+        let Some(message) = self.outbox.messages.get(&row) else {
+            return;
+        };
         let place = message.place;
         if nack.is_final() {
             if let Place::Lane(id) = place {
@@ -445,8 +530,13 @@ impl Router {
             return;
         }
         let Place::Lane(id) = place else { return };
-        let Some(lane) = self.outbox.lanes.get_mut(&id) else { return };
-        let flies = lane.queue.binary_search(&row).is_ok_and(|at| at < lane.flying);
+        let Some(lane) = self.outbox.lanes.get_mut(&id) else {
+            return;
+        };
+        let flies = lane
+            .queue
+            .binary_search(&row)
+            .is_ok_and(|at| at < lane.flying);
         match nack {
             Nack::OutOfOrder if lane.stale > 0 => lane.stale -= 1,
             _ if !flies => {}
@@ -476,8 +566,12 @@ impl Router {
     /// Calls back what flies from a refused message on; `skip` where that one itself is settled.
     /// Each offer after it gets an `OutOfOrder` of its own, which says nothing new.
     fn call_back(&mut self, id: LaneId, row: RowId, skip: usize) {
-        let Some(lane) = self.outbox.lanes.get_mut(&id) else { return };
-        let Ok(at) = lane.queue.binary_search(&row) else { return };
+        let Some(lane) = self.outbox.lanes.get_mut(&id) else {
+            return;
+        };
+        let Ok(at) = lane.queue.binary_search(&row) else {
+            return;
+        };
         if at < lane.flying {
             lane.stale += lane.flying - at - 1;
             self.outbox.rewind(id, at + skip);
@@ -497,7 +591,9 @@ impl Router {
     /// A message that was accepted comes to nothing: it gets a name and a place.
     pub(crate) fn fail(&mut self, row: RowId, failure: Failure) {
         let now_ms = self.unix_ms();
-        let Some(message) = self.outbox.messages.get_mut(&row) else { return };
+        let Some(message) = self.outbox.messages.get_mut(&row) else {
+            return;
+        };
         if message.sent.state.is_final() {
             return;
         }
@@ -530,7 +626,10 @@ impl Router {
         self.trim_sent(row, &mut writes);
         self.store_some_time(writes);
         self.counters.failed += 1;
-        self.event(Event::Failed { key, error: failure.clone() });
+        self.event(Event::Failed {
+            key,
+            error: failure.clone(),
+        });
         self.changed(row);
         if !watched {
             self.notify(row, failure);
@@ -557,7 +656,12 @@ impl Router {
     }
 
     pub(crate) fn outgoing_timer(&mut self, row: RowId, at: Instant) {
-        let Some(message) = self.outbox.messages.get_mut(&row).filter(|it| it.expires == at) else {
+        let Some(message) = self
+            .outbox
+            .messages
+            .get_mut(&row)
+            .filter(|it| it.expires == at)
+        else {
             return;
         };
         if message.expired {
@@ -582,7 +686,9 @@ impl Router {
     pub(crate) fn judge_outgoing_again(&mut self) {
         let lanes: Vec<LaneId> = self.outbox.lanes.keys().copied().collect();
         for id in lanes {
-            let Some(lane) = self.outbox.lanes.get(&id) else { continue };
+            let Some(lane) = self.outbox.lanes.get(&id) else {
+                continue;
+            };
             let waiting: Vec<RowId> = lane.queue.iter().skip(lane.flying).copied().collect();
             self.to_pump.insert(lane.key.node);
             for row in waiting {
@@ -599,7 +705,14 @@ impl Router {
     fn verdict_on(&self, row: RowId) -> Option<Verdict> {
         let sent = &self.outbox.messages.get(&row)?.sent;
         let envelope = self.outbox.messages.get(&row)?.envelope.as_ref();
-        let kind = envelope.map_or(if sent.expects_reply { Kind::Request } else { Kind::Message }, |it| it.kind);
+        let kind = envelope.map_or(
+            if sent.expects_reply {
+                Kind::Request
+            } else {
+                Kind::Message
+            },
+            |it| it.kind,
+        );
         Some(self.judge((self.node, &sent.from), (sent.node, &sent.to.agent), &kind))
     }
 
@@ -616,14 +729,17 @@ impl Router {
             Kind::Reply { .. } => (dst, src, Verb::Request),
         };
         let at = UnixTime(self.unix_ms() / 1000);
-        self.authority.authorize(&MessageRequest { src, dst, verb, at })
+        self.authority
+            .authorize(&MessageRequest { src, dst, verb, at })
     }
 
     fn leave_lane(&mut self, row: RowId, lane: LaneId) {
         let size = self.outbox.messages.get(&row).map_or(0, Outgoing::size);
         self.outbox.remove_from_lane(row, self.now);
         self.lane_changed(lane);
-        let Some(message) = self.outbox.messages.get_mut(&row) else { return };
+        let Some(message) = self.outbox.messages.get_mut(&row) else {
+            return;
+        };
         message.envelope = None;
         self.to_pump.insert(message.sent.node);
         let usage = self.outbox.usage.entry(message.sent.instance).or_default();
@@ -633,24 +749,47 @@ impl Router {
     }
 
     fn close_request(&mut self, row: RowId) {
-        let Some(message) = self.outbox.messages.get_mut(&row) else { return };
+        let Some(message) = self.outbox.messages.get_mut(&row) else {
+            return;
+        };
         if std::mem::take(&mut message.open) {
-            self.outbox.usage.entry(message.sent.instance).or_default().open -= 1;
+            self.outbox
+                .usage
+                .entry(message.sent.instance)
+                .or_default()
+                .open -= 1;
         }
     }
 
     /// Forgets the oldest settled messages of an agent beyond the bound. Their ids are refused
     /// from then on, so none of them can be sent twice.
     fn trim_sent(&mut self, row: RowId, writes: &mut Vec<Write>) {
-        let Some(instance) = self.outbox.messages.get(&row).map(|it| it.sent.instance) else { return };
+        let Some(instance) = self.outbox.messages.get(&row).map(|it| it.sent.instance) else {
+            return;
+        };
         loop {
-            let Some(usage) = self.outbox.usage.get(&instance) else { return };
+            let Some(usage) = self.outbox.usage.get(&instance) else {
+                return;
+            };
             if usage.settled.len() <= limits::SENT_ROWS {
                 return;
             }
             let row_of = |id: &MessageId| self.outbox.by_key.get(&MessageKey { instance, id: *id });
-            let closed = |row: &&RowId| self.outbox.messages.get(row).is_some_and(|it| !it.open && !it.watched);
-            let Some(oldest) = usage.settled.iter().filter_map(row_of).find(closed).copied() else { return };
+            let closed = |row: &&RowId| {
+                self.outbox
+                    .messages
+                    .get(row)
+                    .is_some_and(|it| !it.open && !it.watched)
+            };
+            let Some(oldest) = usage
+                .settled
+                .iter()
+                .filter_map(row_of)
+                .find(closed)
+                .copied()
+            else {
+                return;
+            };
             let id = self.outbox.messages.get(&oldest).map(|it| it.sent.id);
             self.forget_outgoing(oldest);
             writes.push(Write::Delete(Table::Outbox, oldest));
@@ -662,7 +801,9 @@ impl Router {
     /// Takes a message out of memory, wherever it is.
     fn forget_outgoing(&mut self, row: RowId) {
         self.close_request(row);
-        let Some(message) = self.outbox.messages.get(&row) else { return };
+        let Some(message) = self.outbox.messages.get(&row) else {
+            return;
+        };
         match message.place {
             Place::Lane(lane) => self.leave_lane(row, lane),
             Place::Storing(_) => {
@@ -672,7 +813,9 @@ impl Router {
             }
             Place::Settled => {}
         }
-        let Some(message) = self.outbox.messages.remove(&row) else { return };
+        let Some(message) = self.outbox.messages.remove(&row) else {
+            return;
+        };
         self.timers.remove(&(message.expires, Timer::Outgoing(row)));
         self.outbox.by_key.remove(&message.key());
         if let Some(usage) = self.outbox.usage.get_mut(&message.sent.instance) {
@@ -681,7 +824,9 @@ impl Router {
     }
 
     fn changed(&mut self, row: RowId) {
-        let Some(message) = self.outbox.messages.get(&row).filter(|it| it.watched) else { return };
+        let Some(message) = self.outbox.messages.get(&row).filter(|it| it.watched) else {
+            return;
+        };
         let (key, status) = (message.key(), message.sent.status());
         self.event(Event::Changed { key, status });
     }
@@ -728,7 +873,9 @@ fn check_content(content_type: &str, body: &[u8]) -> Result<(), Refusal> {
         return Err(Refusal::TooLarge);
     }
     if !is_content_type(content_type) {
-        return Err(Refusal::Schema("a content type is 1 to 127 printable ASCII characters"));
+        return Err(Refusal::Schema(
+            "a content type is 1 to 127 printable ASCII characters",
+        ));
     }
     Ok(())
 }

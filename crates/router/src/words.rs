@@ -195,7 +195,10 @@ pub enum Refusal {
 impl State {
     /// Whether nothing can follow.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Done | Self::Denied | Self::Expired | Self::Failed)
+        matches!(
+            self,
+            Self::Done | Self::Denied | Self::Expired | Self::Failed
+        )
     }
 }
 
@@ -222,7 +225,11 @@ impl Refusal {
 
 impl Failure {
     pub(crate) fn new(code: &str, reason: &str) -> Self {
-        Self { code: code.into(), reason: reason.into(), missing_grant: None }
+        Self {
+            code: code.into(),
+            reason: reason.into(),
+            missing_grant: None,
+        }
     }
 
     pub(crate) fn denied(denial: Denial) -> Self {
@@ -236,15 +243,27 @@ impl Failure {
     /// What a receiver's nack means to people; its words never come from afar.
     pub(crate) fn of_nack(nack: Nack) -> Self {
         let (code, reason) = match nack {
-            Nack::Denied => ("denied", "the receiving gateway's policy has no grant for it"),
+            Nack::Denied => (
+                "denied",
+                "the receiving gateway's policy has no grant for it",
+            ),
             Nack::Throttled { .. } => ("throttled", "the receiving gateway takes less at a time"),
             Nack::Full => ("full", "the receiving agent's inbox is full"),
-            Nack::TooLarge => ("too_large", "the receiving gateway takes smaller bodies only"),
+            Nack::TooLarge => (
+                "too_large",
+                "the receiving gateway takes smaller bodies only",
+            ),
             Nack::Expired => ("expired", "its time to live passed"),
             Nack::UnknownAgent => ("unknown_agent", "there is no such agent on that gateway"),
             Nack::Conflict => ("conflict", "its id was used for another message"),
-            Nack::NoOpenRequest => ("no_open_request", "the request is answered, expired or gone"),
-            Nack::FromTheFuture => ("from_the_future", "the two gateways' clocks differ too much"),
+            Nack::NoOpenRequest => (
+                "no_open_request",
+                "the request is answered, expired or gone",
+            ),
+            Nack::FromTheFuture => (
+                "from_the_future",
+                "the two gateways' clocks differ too much",
+            ),
             Nack::OutOfOrder => ("out_of_order", "an earlier message is missing"),
             Nack::Loop => ("loop", "too many answers in a row"),
             Nack::Schema => ("schema", "the receiving gateway could not read it"),

@@ -26,7 +26,12 @@ struct Slot {
 impl Reassembly {
     /// Takes a part. When it was the last missing one, the packet is written to `out`, which has
     /// room for [`MAX_PACKET`] bytes, and its length returned.
-    pub(crate) fn handle(&mut self, part: &Fragment<'_>, out: &mut [u8], now: Instant) -> Option<usize> {
+    pub(crate) fn handle(
+        &mut self,
+        part: &Fragment<'_>,
+        out: &mut [u8],
+        now: Instant,
+    ) -> Option<usize> {
         let index = usize::from(part.index);
         if index >= MAX_FRAGMENTS || part.part.len() > MAX_PACKET {
             return None;
@@ -43,7 +48,11 @@ impl Reassembly {
             return None;
         }
         let mut length = 0;
-        for (n, part) in lengths.iter().map(|&length| usize::from(length)).enumerate() {
+        for (n, part) in lengths
+            .iter()
+            .map(|&length| usize::from(length))
+            .enumerate()
+        {
             let target = out.get_mut(length..length + part)?;
             target.copy_from_slice(&slot.bytes[n * MAX_PACKET..n * MAX_PACKET + part]);
             length += part;
@@ -54,11 +63,16 @@ impl Reassembly {
 
     /// The packet's slot: its own, else a free or outdated one, else the oldest.
     fn slot(&mut self, id: u32, count: u8, now: Instant) -> Option<&mut Slot> {
-        let own = self.slots.iter().position(|slot| slot.count > 0 && slot.id == id);
+        let own = self
+            .slots
+            .iter()
+            .position(|slot| slot.count > 0 && slot.id == id);
         if let Some(own) = own {
             return (self.slots[own].count == count).then_some(&mut self.slots[own]);
         }
-        let stale = |slot: &Slot| slot.count == 0 || now.saturating_duration_since(slot.since) > WHOLE_WITHIN;
+        let stale = |slot: &Slot| {
+            slot.count == 0 || now.saturating_duration_since(slot.since) > WHOLE_WITHIN
+        };
         let place = match self.slots.iter().position(stale) {
             Some(place) => place,
             None if self.slots.len() < MAX_SLOTS => {
@@ -89,7 +103,12 @@ mod tests {
     use super::*;
 
     fn part(id: u32, index: u8, count: u8, part: &[u8]) -> Fragment<'_> {
-        Fragment { id, index, count, part }
+        Fragment {
+            id,
+            index,
+            count,
+            part,
+        }
     }
 
     #[test]
@@ -98,9 +117,18 @@ mod tests {
         let mut reassembly = Reassembly::default();
         let mut out = [0; MAX_PACKET];
 
-        assert_eq!(reassembly.handle(&part(1, 1, 2, b"def"), &mut out, now), None);
-        assert_eq!(reassembly.handle(&part(1, 1, 2, b"def"), &mut out, now), None);
-        assert_eq!(reassembly.handle(&part(1, 0, 2, b"abc"), &mut out, now), Some(6));
+        assert_eq!(
+            reassembly.handle(&part(1, 1, 2, b"def"), &mut out, now),
+            None
+        );
+        assert_eq!(
+            reassembly.handle(&part(1, 1, 2, b"def"), &mut out, now),
+            None
+        );
+        assert_eq!(
+            reassembly.handle(&part(1, 0, 2, b"abc"), &mut out, now),
+            Some(6)
+        );
         assert_eq!(&out[..6], b"abcdef");
     }
 
@@ -111,12 +139,23 @@ mod tests {
         let mut out = [0; MAX_PACKET];
 
         for id in 0..10_000 {
-            assert_eq!(reassembly.handle(&part(id, 0, 4, &[1; 1000]), &mut out, now), None);
+            assert_eq!(
+                reassembly.handle(&part(id, 0, 4, &[1; 1000]), &mut out, now),
+                None
+            );
         }
         assert!(reassembly.slots.len() <= MAX_SLOTS);
-        assert!(reassembly.slots.iter().all(|slot| slot.bytes.len() <= MAX_FRAGMENTS * MAX_PACKET));
+        assert!(
+            reassembly
+                .slots
+                .iter()
+                .all(|slot| slot.bytes.len() <= MAX_FRAGMENTS * MAX_PACKET)
+        );
         reassembly.handle(&part(9999, 1, 4, &[1; 1000]), &mut out, now);
         reassembly.handle(&part(9999, 2, 4, &[1; 1000]), &mut out, now);
-        assert_eq!(reassembly.handle(&part(9999, 3, 4, &[1; 1000]), &mut out, now), None);
+        assert_eq!(
+            reassembly.handle(&part(9999, 3, 4, &[1; 1000]), &mut out, now),
+            None
+        );
     }
 }

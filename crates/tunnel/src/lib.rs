@@ -24,6 +24,4 @@ mod wireguard;
 pub use packet::MAX_PACKET;
 pub use path::{Candidate, CandidateKind, Link};
 pub use tunnel::Tunnel;
-pub use types::{
-    DatagramError, Event, Output, PacketError, PeerConfig, PeerStatus, TunnelConfig,
-};
+pub use types::{DatagramError, Event, Output, PacketError, PeerConfig, PeerStatus, TunnelConfig};

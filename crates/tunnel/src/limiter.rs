@@ -34,7 +34,10 @@ impl Limiter {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             sources: BTreeMap::new(),
-            strangers: Bucket { tokens: STRANGERS_BURST, refilled: now },
+            strangers: Bucket {
+                tokens: STRANGERS_BURST,
+                refilled: now,
+            },
         }
     }
 
@@ -48,12 +51,16 @@ impl Limiter {
         };
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             // Sources whose bucket would be full again by now are forgotten first.
-            self.sources.retain(|_, bucket| now.saturating_duration_since(bucket.refilled) < FORGET);
+            self.sources
+                .retain(|_, bucket| now.saturating_duration_since(bucket.refilled) < FORGET);
             if self.sources.len() >= MAX_SOURCES {
                 return known && self.strangers.take(STRANGERS_BURST, STRANGERS_REFILL, now);
             }
         }
-        let fresh = Bucket { tokens: SOURCE_BURST, refilled: now };
+        let fresh = Bucket {
+            tokens: SOURCE_BURST,
+            refilled: now,
+        };
         let bucket = self.sources.entry(source).or_insert(fresh);
         bucket.take(SOURCE_BURST, SOURCE_REFILL, now)
             && (known || self.strangers.take(STRANGERS_BURST, STRANGERS_REFILL, now))
@@ -64,7 +71,10 @@ impl Bucket {
     fn take(&mut self, burst: u32, every: Duration, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.refilled).as_micros() / every.as_micros();
         if passed > 0 {
-            self.tokens = self.tokens.saturating_add(u32::try_from(passed).unwrap_or(u32::MAX)).min(burst);
+            self.tokens = self
+                .tokens
+                .saturating_add(u32::try_from(passed).unwrap_or(u32::MAX))
+                .min(burst);
             self.refilled = now;
         }
         let taken = self.tokens > 0;
@@ -99,7 +109,9 @@ mod tests {
     use super::*;
 
     fn from(text: &str) -> Link {
-        Link::Direct { remote: text.parse().expect("an address") }
+        Link::Direct {
+            remote: text.parse().expect("an address"),
+        }
     }
 
     #[test]
@@ -107,11 +119,16 @@ mod tests {
         let now = Instant::now();
         let mut limiter = Limiter::new(now);
 
-        let allowed = (0..10_000).filter(|_| limiter.allows(&from("192.0.2.1:1"), false, now)).count();
+        let allowed = (0..10_000)
+            .filter(|_| limiter.allows(&from("192.0.2.1:1"), false, now))
+            .count();
 
         assert_eq!(allowed, SOURCE_BURST as usize);
         assert!(limiter.allows(&from("192.0.2.2:1"), false, now));
-        assert!(!limiter.allows(&from("192.0.2.1:2"), false, now), "another port is the same source");
+        assert!(
+            !limiter.allows(&from("192.0.2.1:2"), false, now),
+            "another port is the same source"
+        );
         assert!(limiter.allows(&from("192.0.2.1:1"), false, now + Duration::from_secs(1)));
     }
 
@@ -129,7 +146,13 @@ mod tests {
 
         assert_eq!(allowed, STRANGERS_BURST as usize);
         assert!(limiter.sources.len() <= MAX_SOURCES);
-        let known = Link::Relay { relay: NodeId([1; 16]), peer: NodeId([2; 16]) };
-        assert!(limiter.allows(&known, true, now + FORGET), "who is known gets through");
+        let known = Link::Relay {
+            relay: NodeId([1; 16]),
+            peer: NodeId([2; 16]),
+        };
+        assert!(
+            limiter.allows(&known, true, now + FORGET),
+            "who is known gets through"
+        );
     }
 }

@@ -67,7 +67,13 @@ impl Outbox {
                 return;
             }
         }
-        self.batches.push(Batch { link, start, end, segment_size: size, closed: false });
+        self.batches.push(Batch {
+            link,
+            start,
+            end,
+            segment_size: size,
+            closed: false,
+        });
     }
 
     /// Sends these bytes on this link.
@@ -119,7 +125,10 @@ impl Outbox {
             let delivery = &self.deliveries[self.next_delivery];
             self.next_delivery += 1;
             let packet = &self.plain[delivery.start..delivery.end];
-            return Some(Output::Deliver { peer: delivery.peer, packet });
+            return Some(Output::Deliver {
+                peer: delivery.peer,
+                packet,
+            });
         }
         if let Some(event) = self.events.pop_front() {
             return Some(Output::Event(event));
@@ -171,12 +180,19 @@ mod tests {
     use super::*;
 
     fn link(port: u16) -> Link {
-        Link::Direct { remote: ([192, 0, 2, 1], port).into() }
+        Link::Direct {
+            remote: ([192, 0, 2, 1], port).into(),
+        }
     }
 
     fn sizes(outbox: &mut Outbox) -> Vec<(usize, usize)> {
         let mut sizes = Vec::new();
-        while let Some(Output::Transmit { bytes, segment_size, .. }) = outbox.poll() {
+        while let Some(Output::Transmit {
+            bytes,
+            segment_size,
+            ..
+        }) = outbox.poll()
+        {
             sizes.push((bytes.len(), segment_size));
         }
         sizes
@@ -190,7 +206,10 @@ mod tests {
         }
         outbox.transmit_bytes(link(2), &[1; 100]);
 
-        assert_eq!(sizes(&mut outbox), [(260, 100), (60, 60), (100, 100), (100, 100)]);
+        assert_eq!(
+            sizes(&mut outbox),
+            [(260, 100), (60, 60), (100, 100), (100, 100)]
+        );
     }
 
     #[test]

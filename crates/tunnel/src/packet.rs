@@ -23,7 +23,8 @@ impl Header {
     pub(crate) fn parse(packet: &[u8]) -> Option<Self> {
         let header: &[u8; IPV6_HEADER] = packet.first_chunk()?;
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        if header[0] >> 4 != 6 || packet.len() != IPV6_HEADER + length || packet.len() > MAX_PACKET {
+        if header[0] >> 4 != 6 || packet.len() != IPV6_HEADER + length || packet.len() > MAX_PACKET
+        {
             return None;
         }
         let protocol = header[6];
@@ -72,7 +73,9 @@ impl Header {
 }
 
 fn address(bytes: &[u8]) -> Option<Ipv6Addr> {
-    bytes.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets))
+    bytes
+        .first_chunk::<16>()
+        .map(|octets| Ipv6Addr::from(*octets))
 }
 
 #[cfg(test)]

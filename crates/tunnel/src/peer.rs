@@ -79,8 +79,14 @@ pub(crate) struct Setting {
 
 impl Peer {
     pub(crate) fn new(config: PeerConfig, setting: Setting, now: Instant) -> Self {
-        let reach = Reach { allow_loopback: setting.allow_loopback, overlay: setting.local };
-        let paths = PathsConfig { peer: config.node, reach };
+        let reach = Reach {
+            allow_loopback: setting.allow_loopback,
+            overlay: setting.local,
+        };
+        let paths = PathsConfig {
+            peer: config.node,
+            reach,
+        };
         let mut peer = Self {
             index: setting.index,
             local: setting.local,
@@ -116,7 +122,13 @@ impl Peer {
         }
     }
 
-    pub(crate) fn update(&mut self, config: PeerConfig, connected: &[wire::NodeId], out: &mut Outbox, now: Instant) {
+    pub(crate) fn update(
+        &mut self,
+        config: PeerConfig,
+        connected: &[wire::NodeId],
+        out: &mut Outbox,
+        now: Instant,
+    ) {
         if self.config != config {
             self.config = config;
             self.learn_known(now);
@@ -133,20 +145,35 @@ impl Peer {
         self.filter = filter.clone();
     }
 
-    pub(crate) fn set_candidates(&mut self, candidates: &Arc<OurCandidates>, out: &mut Outbox, now: Instant) {
+    pub(crate) fn set_candidates(
+        &mut self,
+        candidates: &Arc<OurCandidates>,
+        out: &mut Outbox,
+        now: Instant,
+    ) {
         self.candidates = candidates.clone();
         self.tell_candidates(out, now);
     }
 
     /// The beacons that are connected now.
-    pub(crate) fn set_relays(&mut self, connected: &[wire::NodeId], out: &mut Outbox, now: Instant) {
+    pub(crate) fn set_relays(
+        &mut self,
+        connected: &[wire::NodeId],
+        out: &mut Outbox,
+        now: Instant,
+    ) {
         let mut usable: Vec<_> = self.config.relays.clone();
         // Also those over which it was heard, though its record does not name them (yet).
-        usable.extend(self.paths.relays().iter().filter(|relay| !self.config.relays.contains(relay)));
+        usable.extend(
+            self.paths
+                .relays()
+                .iter()
+                .filter(|relay| !self.config.relays.contains(relay)),
+        );
         usable.retain(|relay| connected.contains(relay));
         self.beaconless = connected.is_empty();
         self.keep_at = self.beaconless.then_some(now + KEEP);
-        self.paths.set_relays(&usable, self.beaconless, now);
+        self.paths.set_relays(&usable, connected, now);
         if self.session.is_pending() && !usable.is_empty() {
             // The initiation under way was made before this relay was there.
             self.send_init(out, now);
@@ -170,7 +197,13 @@ impl Peer {
     }
 
     /// Sends an inner packet of this node, or keeps it until there is a session.
-    pub(crate) fn send(&mut self, packet: &[u8], header: &Header, out: &mut Outbox, now: Instant) -> Result<(), PacketError> {
+    pub(crate) fn send(
+        &mut self,
+        packet: &[u8],
+        header: &Header,
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Result<(), PacketError> {
         if !self.filter.allows(&self.config.node, &header.outbound()) {
             self.dropped += 1;
             return Err(PacketError::Denied);
@@ -186,7 +219,12 @@ impl Peer {
         sent
     }
 
-    fn enqueue(&mut self, packet: &[u8], out: &mut Outbox, now: Instant) -> Result<(), PacketError> {
+    fn enqueue(
+        &mut self,
+        packet: &[u8],
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Result<(), PacketError> {
         self.want(out, now);
         if self.queue.len() >= MAX_QUEUE {
             self.dropped += 1;
@@ -212,14 +250,21 @@ impl Peer {
 
     /// The same bytes on every way that may lead there.
     fn send_init(&mut self, out: &mut Outbox, _now: Instant) {
-        let Some(init) = self.session.pending_init() else { return };
+        let Some(init) = self.session.pending_init() else {
+            return;
+        };
         for link in self.paths.openings() {
             out.transmit_bytes(link, init);
         }
     }
 
     /// Sends an inner packet on the route, whole or in parts.
-    fn transmit(&mut self, packet: &[u8], out: &mut Outbox, now: Instant) -> Result<(), PacketError> {
+    fn transmit(
+        &mut self,
+        packet: &[u8],
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Result<(), PacketError> {
         let Some(route) = self.paths.route() else {
             self.dropped += 1;
             return Err(PacketError::NoLink);
@@ -244,7 +289,12 @@ impl Peer {
         for (index, part) in packet.chunks(each).enumerate() {
             let index = u8::try_from(index).expect("at most MAX_FRAGMENTS");
             let count = u8::try_from(count).expect("at most MAX_FRAGMENTS");
-            let fragment = Fragment { id: self.fragment_id, index, count, part };
+            let fragment = Fragment {
+                id: self.fragment_id,
+                index,
+                count,
+                part,
+            };
             scratch.clear();
             fragment.encode(self.local, self.config.overlay, &mut scratch);
             self.seal(&scratch, route, out);
@@ -264,11 +314,20 @@ impl Peer {
     }
 
     /// A control packet on this link, from `scratch`.
-    fn send_control(&mut self, link: Link, out: &mut Outbox, write: impl FnOnce(&mut Vec<u8>, Ipv6Addr, Ipv6Addr)) {
+    fn send_control(
+        &mut self,
+        link: Link,
+        out: &mut Outbox,
+        write: impl FnOnce(&mut Vec<u8>, Ipv6Addr, Ipv6Addr),
+    ) {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         write(&mut scratch, self.local, self.config.overlay);
-        let route = Route { link, copy: None, size: scratch.len() };
+        let route = Route {
+            link,
+            copy: None,
+            size: scratch.len(),
+        };
         self.seal(&scratch, &route, out);
         self.scratch = scratch;
     }
@@ -283,12 +342,16 @@ impl Peer {
 
     fn send_note(&mut self, note: Note, out: &mut Outbox) {
         if let Some(route) = self.paths.route() {
-            self.send_control(route.link, out, |bytes, from, to| note.encode(from, to, bytes));
+            self.send_control(route.link, out, |bytes, from, to| {
+                note.encode(from, to, bytes)
+            });
         }
     }
 
     fn tell_candidates(&mut self, out: &mut Outbox, now: Instant) {
-        let Some(route) = self.paths.route().filter(|_| self.session.is_ready(now)) else { return };
+        let Some(route) = self.paths.route().filter(|_| self.session.is_ready(now)) else {
+            return;
+        };
         let ours = self.candidates.clone();
         self.send_control(route.link, out, |bytes, from, to| {
             Candidates::encode(ours.epoch, &ours.list, from, to, bytes);
@@ -296,14 +359,28 @@ impl Peer {
     }
 
     /// The answer to a copy of the last initiation, if this is one.
-    pub(crate) fn answer_copy(&mut self, link: &Link, init: &[u8], out: &mut Outbox, now: Instant) -> bool {
-        let Some(size) = self.session.answer_copy(init, out.wire_room(INIT), now) else { return false };
+    pub(crate) fn answer_copy(
+        &mut self,
+        link: &Link,
+        init: &[u8],
+        out: &mut Outbox,
+        now: Instant,
+    ) -> bool {
+        let Some(size) = self.session.answer_copy(init, out.wire_room(INIT), now) else {
+            return false;
+        };
         out.transmit(*link, size);
         true
     }
 
     /// Takes an initiation that names this peer.
-    pub(crate) fn handle_init(&mut self, link: &Link, init: &[u8], out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+    pub(crate) fn handle_init(
+        &mut self,
+        link: &Link,
+        init: &[u8],
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Result<(), DatagramError> {
         match self.session.handle_init(init, out.wire_room(INIT), now) {
             InitOutcome::Answer(size) => out.transmit(*link, size),
             InitOutcome::SendOurs => {
@@ -325,7 +402,13 @@ impl Peer {
     }
 
     /// Takes an answer to an initiation of ours.
-    pub(crate) fn handle_response(&mut self, link: &Link, response: &[u8], out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+    pub(crate) fn handle_response(
+        &mut self,
+        link: &Link,
+        response: &[u8],
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Result<(), DatagramError> {
         let fresh = !self.session.is_ready(now);
         let size = self
             .session
@@ -338,12 +421,21 @@ impl Peer {
     }
 
     /// Takes a data message.
-    pub(crate) fn handle_data(&mut self, link: &Link, datagram: &[u8], out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+    pub(crate) fn handle_data(
+        &mut self,
+        link: &Link,
+        datagram: &[u8],
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Result<(), DatagramError> {
         let fresh = !self.session.is_ready(now);
         let room = out.plain_room(datagram.len());
-        let (size, confirms) = self.session.open(datagram, room, now).map_err(|fault| match fault {
-            Unopened::Stale | Unopened::Unauthentic => DatagramError::Unauthentic,
-        })?;
+        let (size, confirms) =
+            self.session
+                .open(datagram, room, now)
+                .map_err(|fault| match fault {
+                    Unopened::Stale | Unopened::Unauthentic => DatagramError::Unauthentic,
+                })?;
         self.paths.handle_heard(link, now);
         let taken = self.handle_opened(link, size, out, now);
         if confirms {
@@ -354,7 +446,13 @@ impl Peer {
     }
 
     /// Takes the packet of `size` bytes that stands in the outbox, decrypted.
-    fn handle_opened(&mut self, link: &Link, size: usize, out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+    fn handle_opened(
+        &mut self,
+        link: &Link,
+        size: usize,
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Result<(), DatagramError> {
         if size == 0 {
             return Ok(());
         }
@@ -388,7 +486,13 @@ impl Peer {
         Ok(header)
     }
 
-    fn deliver(&mut self, header: &Header, size: usize, out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+    fn deliver(
+        &mut self,
+        header: &Header,
+        size: usize,
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Result<(), DatagramError> {
         if !self.filter.allows(&self.config.node, &header.inbound()) {
             self.dropped += 1;
             return Err(DatagramError::Denied);
@@ -398,7 +502,14 @@ impl Peer {
         Ok(())
     }
 
-    fn handle_control(&mut self, link: &Link, told: &Control<'_>, size: usize, out: &mut Outbox, now: Instant) -> Result<(), DatagramError> {
+    fn handle_control(
+        &mut self,
+        link: &Link,
+        told: &Control<'_>,
+        size: usize,
+        out: &mut Outbox,
+        now: Instant,
+    ) -> Result<(), DatagramError> {
         match told {
             Control::Probe(probe) => {
                 let ack = ProbeAck {
@@ -413,7 +524,9 @@ impl Peer {
                 }
                 self.paths.handle_probe(link, now);
             }
-            Control::ProbeAck(ack) if ack.pair == PING_PAIR => self.handle_pong(link, ack, out, now),
+            Control::ProbeAck(ack) if ack.pair == PING_PAIR => {
+                self.handle_pong(link, ack, out, now)
+            }
             Control::ProbeAck(ack) => self.paths.handle_ack(link, ack, now),
             Control::Candidates(told) => self.paths.handle_candidates(told.epoch, told.iter(), now),
             Control::Note(Note::PleaseInit) => {
@@ -442,18 +555,29 @@ impl Peer {
             let ping = self.pings.swap_remove(place);
             let rtt = now.saturating_duration_since(ping.sent.unwrap_or(now));
             let peer = self.config.node;
-            out.tell(Event::Pong { peer, token: ping.token, link: *link, rtt });
+            out.tell(Event::Pong {
+                peer,
+                token: ping.token,
+                link: *link,
+                rtt,
+            });
         }
     }
 
     /// Asks the peer for a sign of life.
     pub(crate) fn ping(&mut self, token: u64, out: &mut Outbox, now: Instant) {
-        self.pings.retain(|ping| now.saturating_duration_since(ping.asked) < PING_LIFE);
+        self.pings
+            .retain(|ping| now.saturating_duration_since(ping.asked) < PING_LIFE);
         if self.pings.len() >= MAX_PINGS {
             self.pings.remove(0);
         }
         self.ping_sequence = self.ping_sequence.wrapping_add(1);
-        self.pings.push(Ping { token, sequence: self.ping_sequence, asked: now, sent: None });
+        self.pings.push(Ping {
+            token,
+            sequence: self.ping_sequence,
+            asked: now,
+            sent: None,
+        });
         self.paths.handle_app(now);
         if self.session.is_ready(now) {
             self.wanted_at = Some(now);
@@ -465,11 +589,18 @@ impl Peer {
     }
 
     fn send_pings(&mut self, out: &mut Outbox, now: Instant) {
-        let Some(route) = self.paths.route() else { return };
+        let Some(route) = self.paths.route() else {
+            return;
+        };
         let mut pings = std::mem::take(&mut self.pings);
         for ping in pings.iter_mut().filter(|ping| ping.sent.is_none()) {
             ping.sent = Some(now);
-            let probe = Probe { pair: PING_PAIR, sequence: ping.sequence, sent_us: 0, primary: true };
+            let probe = Probe {
+                pair: PING_PAIR,
+                sequence: ping.sequence,
+                sent_us: 0,
+                primary: true,
+            };
             self.send_control(route.link, out, |bytes, from, to| {
                 probe.encode(from, to, SMALL_PROBE, bytes);
             });
@@ -481,11 +612,17 @@ impl Peer {
 
     /// A key stands. `fresh` says that there was none before.
     fn established(&mut self, fresh: bool, out: &mut Outbox, now: Instant) {
-        out.tell(Event::HandshakeDone { peer: self.config.node });
+        out.tell(Event::HandshakeDone {
+            peer: self.config.node,
+        });
         if fresh {
             self.paths.handle_session(now);
             let (link, why) = (self.paths.primary(), self.paths.why());
-            out.tell(Event::PathChanged { peer: self.config.node, link, why });
+            out.tell(Event::PathChanged {
+                peer: self.config.node,
+                link,
+                why,
+            });
             self.tell_again = Some((0, now + TELL_AGAIN[0]));
         }
         while let Some(packet) = self.queue.pop_front() {
@@ -502,7 +639,9 @@ impl Peer {
             let ready = self.session.is_ready(now);
             match action {
                 Action::Probe { link, probe, size } if ready => {
-                    self.send_control(link, out, |bytes, from, to| probe.encode(from, to, size, bytes));
+                    self.send_control(link, out, |bytes, from, to| {
+                        probe.encode(from, to, size, bytes)
+                    });
                     if self.paths.primary() == Some(link) {
                         self.paths.handle_sent(size, now);
                         self.rekey(out, now);
@@ -512,10 +651,17 @@ impl Peer {
                 Action::TellCandidates => self.tell_candidates(out, now),
                 Action::Changed { link, why } => {
                     if self.paths.last_heard().is_some() {
-                        out.tell(Event::PathChanged { peer: self.config.node, link, why });
+                        out.tell(Event::PathChanged {
+                            peer: self.config.node,
+                            link,
+                            why,
+                        });
                     }
                 }
-                Action::Good(remote) => out.tell(Event::GoodAddress { peer: self.config.node, remote }),
+                Action::Good(remote) => out.tell(Event::GoodAddress {
+                    peer: self.config.node,
+                    remote,
+                }),
                 Action::Probe { .. } | Action::Note(_) => {}
             }
         }
@@ -537,7 +683,10 @@ impl Peer {
 
     /// When silence on all paths means that the peer may have lost the session.
     fn distress_at(&self, now: Instant) -> Option<Instant> {
-        let since = self.paths.silent_since(now).filter(|_| !self.session.is_pending())?;
+        let since = self
+            .paths
+            .silent_since(now)
+            .filter(|_| !self.session.is_pending())?;
         Some((since + DISTRESS).max(self.session.next_unasked().unwrap_or(since)))
     }
 
@@ -548,7 +697,9 @@ impl Peer {
             None => {}
         }
         self.paths.handle_timeout(now);
-        if self.distress_at(now).is_some_and(|at| at <= now) && self.session.may_initiate_unasked(now) {
+        if self.distress_at(now).is_some_and(|at| at <= now)
+            && self.session.may_initiate_unasked(now)
+        {
             self.initiate(out, now);
         }
         if self.keep_at.is_some_and(|at| at <= now) {
@@ -559,7 +710,9 @@ impl Peer {
             }
         }
         if let Some((step, _)) = self.tell_again.filter(|(_, at)| *at <= now) {
-            self.tell_again = TELL_AGAIN.get(step + 1).map(|&after| (step + 1, now + after));
+            self.tell_again = TELL_AGAIN
+                .get(step + 1)
+                .map(|&after| (step + 1, now + after));
             self.tell_candidates(out, now);
         }
         self.act(out, now);
@@ -622,5 +775,8 @@ const WANTED: Duration = Duration::from_secs(90);
 const KEEP: Duration = Duration::from_secs(12);
 
 /// Our candidates are told with the session and again, as nothing acknowledges them.
-const TELL_AGAIN: [Duration; 3] =
-    [Duration::from_millis(300), Duration::from_millis(900), Duration::from_secs(3)];
+const TELL_AGAIN: [Duration; 3] = [
+    Duration::from_millis(300),
+    Duration::from_millis(900),
+    Duration::from_secs(3),
+];

@@ -153,12 +153,18 @@ impl<N: WgSession> Session<N> {
     /// What a packet under this key should be followed by: the larger key begins a re-key, the
     /// smaller asks for one, and begins it itself when that is not heard.
     pub(crate) fn rekey(&mut self, now: Instant) -> Rekey {
-        let Some(age) = self.age(now).filter(|age| *age >= REKEY_AFTER) else { return Rekey::None };
+        let Some(age) = self.age(now).filter(|age| *age >= REKEY_AFTER) else {
+            return Rekey::None;
+        };
         if self.pending.is_some() {
             return Rekey::None;
         }
         if self.larger || age >= REKEY_AFTER + PLEASE_PATIENCE {
-            return if self.may_initiate_unasked(now) { Rekey::Initiate } else { Rekey::None };
+            return if self.may_initiate_unasked(now) {
+                Rekey::Initiate
+            } else {
+                Rekey::None
+            };
         }
         if self.next_please.is_some_and(|at| now < at) {
             return Rekey::None;
@@ -194,8 +200,17 @@ impl<N: WgSession> Session<N> {
             return false;
         }
         self.check_key();
-        let attempt = self.pending.as_ref().map_or(0, |pending| pending.attempt.saturating_add(1));
-        self.pending = Some(Pending { init, since: now, step: 0, next: now, attempt });
+        let attempt = self
+            .pending
+            .as_ref()
+            .map_or(0, |pending| pending.attempt.saturating_add(1));
+        self.pending = Some(Pending {
+            init,
+            since: now,
+            step: 0,
+            next: now,
+            attempt,
+        });
         self.advance(now);
         true
     }
@@ -229,7 +244,12 @@ impl<N: WgSession> Session<N> {
                 self.pending = None;
                 let index = u32_at(out, 4);
                 self.keys[index as usize % KEYS] = Some(Key { index, since: now });
-                let mut kept = Answered { init: [0; INIT], response: [0; RESPONSE], at: now, confirmed: false };
+                let mut kept = Answered {
+                    init: [0; INIT],
+                    response: [0; RESPONSE],
+                    at: now,
+                    confirmed: false,
+                };
                 kept.init.copy_from_slice(&init[..INIT]);
                 kept.response.copy_from_slice(&out[..RESPONSE]);
                 self.answered = Some(kept);
@@ -252,7 +272,12 @@ impl<N: WgSession> Session<N> {
 
     /// Takes the answer to an initiation of ours. What then stands in `out` confirms the key to the
     /// peer and must be sent.
-    pub(crate) fn handle_response(&mut self, response: &[u8], out: &mut [u8], now: Instant) -> Option<usize> {
+    pub(crate) fn handle_response(
+        &mut self,
+        response: &[u8],
+        out: &mut [u8],
+        now: Instant,
+    ) -> Option<usize> {
         match self.noise.open(response, out) {
             Ok(Opened::Reply(length)) => {
                 let index = u32_at(response, 8);
@@ -268,7 +293,12 @@ impl<N: WgSession> Session<N> {
 
     /// Takes a data message: the length of its packet in `out` (0 for an empty one), and whether it
     /// confirmed a key that we answered for.
-    pub(crate) fn open(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<(usize, bool), Unopened> {
+    pub(crate) fn open(
+        &mut self,
+        datagram: &[u8],
+        out: &mut [u8],
+        now: Instant,
+    ) -> Result<(usize, bool), Unopened> {
         let index = u32_at(datagram, 4);
         let key = self.keys[index as usize % KEYS].filter(|key| key.index == index);
         let alive = key.is_some_and(|key| now.saturating_duration_since(key.since) < RECEIVE_LIMIT);
@@ -293,7 +323,9 @@ impl<N: WgSession> Session<N> {
 
     /// Whether this key, which we answered for, is confirmed by its first packet.
     fn confirm(&mut self, index: u32) -> bool {
-        let Some(answered) = &mut self.answered else { return false };
+        let Some(answered) = &mut self.answered else {
+            return false;
+        };
         let first = !answered.confirmed && u32_at(&answered.response, 4) == index;
         answered.confirmed |= first;
         self.handshakes += u64::from(first);
@@ -318,7 +350,10 @@ impl<N: WgSession> Session<N> {
 
     /// Says what is due about the pending initiation.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<Due> {
-        let pending = self.pending.as_ref().filter(|pending| pending.next <= now)?;
+        let pending = self
+            .pending
+            .as_ref()
+            .filter(|pending| pending.next <= now)?;
         if now.saturating_duration_since(pending.since) >= ATTEMPT {
             return Some(Due::Failed);
         }
@@ -331,7 +366,11 @@ impl<N: WgSession> Session<N> {
         let jitter = Duration::from_millis(self.random.below(334));
         if let Some(pending) = &mut self.pending {
             // Later attempts are patient: one copy, as the peer is away or both NATs are shut.
-            let ladder = if pending.attempt == 0 { &LADDER[..] } else { &LADDER[3..4] };
+            let ladder = if pending.attempt == 0 {
+                &LADDER[..]
+            } else {
+                &LADDER[3..4]
+            };
             pending.next = match ladder.get(pending.step) {
                 Some(&after) => (pending.since + after).max(now + Duration::from_millis(1)),
                 None => pending.since + ATTEMPT + jitter,
@@ -353,7 +392,11 @@ pub(crate) enum Rekey {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().map_or(0, u32::from_le_bytes)
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .copied()
+        .map_or(0, u32::from_le_bytes)
 }
 
 /// Sizes of the handshake messages (WireGuard whitepaper §5.4).

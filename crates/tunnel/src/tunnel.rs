@@ -116,7 +116,10 @@ impl Tunnel {
             return;
         }
         let epoch = self.candidates.epoch.wrapping_add(1);
-        self.candidates = Arc::new(OurCandidates { epoch, list: candidates });
+        self.candidates = Arc::new(OurCandidates {
+            epoch,
+            list: candidates,
+        });
         for peer in &mut self.peers {
             peer.set_candidates(&self.candidates, &mut self.outbox, now);
         }
@@ -134,7 +137,12 @@ impl Tunnel {
     }
 
     /// Takes one datagram from the network. The bytes are the tunnel's to overwrite.
-    pub fn handle_datagram(&mut self, link: &Link, datagram: &mut [u8], now: Instant) -> Result<(), DatagramError> {
+    pub fn handle_datagram(
+        &mut self,
+        link: &Link,
+        datagram: &mut [u8],
+        now: Instant,
+    ) -> Result<(), DatagramError> {
         self.now = now;
         let kind = datagram.first_chunk::<4>().copied().map(u32::from_le_bytes);
         match (kind, datagram.len()) {
@@ -164,7 +172,10 @@ impl Tunnel {
         if header.src != self.config.overlay || header.is_control() {
             return Err(PacketError::Malformed);
         }
-        let place = *self.by_overlay.get(&header.dst).ok_or(PacketError::NoRoute)?;
+        let place = *self
+            .by_overlay
+            .get(&header.dst)
+            .ok_or(PacketError::NoRoute)?;
         self.touch(place);
         self.peers[place].send(packet, &header, &mut self.outbox, now)
     }
@@ -203,7 +214,9 @@ impl Tunnel {
     /// for one that stays unanswered. Says whether the peer is known.
     pub fn ping(&mut self, peer: &NodeId, token: u64, now: Instant) -> bool {
         self.now = now;
-        let Some(&place) = self.by_node.get(peer) else { return false };
+        let Some(&place) = self.by_node.get(peer) else {
+            return false;
+        };
         self.peers[place].ping(token, &mut self.outbox, now);
         self.touch(place);
         true
@@ -230,16 +243,26 @@ impl Tunnel {
         }
         // Copies of an initiation come on every way; they cost no Diffie-Hellman.
         let outbox = &mut self.outbox;
-        if self.peers.iter_mut().any(|peer| peer.answer_copy(link, init, outbox, now)) {
+        if self
+            .peers
+            .iter_mut()
+            .any(|peer| peer.answer_copy(link, init, outbox, now))
+        {
             return Ok(());
         }
         let known = !link.is_direct() || self.peers.iter().any(|peer| peer.knows(link));
         if !self.limiter.allows(link, known, now) {
             return Err(DatagramError::Flood);
         }
-        let wireguard = self.keys.initiator(init).ok_or(DatagramError::Unauthentic)?;
+        let wireguard = self
+            .keys
+            .initiator(init)
+            .ok_or(DatagramError::Unauthentic)?;
         let Some(&place) = self.by_key.get(&wireguard) else {
-            self.outbox.tell(Event::UnknownPeer { wireguard, link: *link });
+            self.outbox.tell(Event::UnknownPeer {
+                wireguard,
+                link: *link,
+            });
             return Err(DatagramError::UnknownPeer);
         };
         self.touch(place);
@@ -250,7 +273,10 @@ impl Tunnel {
     fn place_of(&self, datagram: &[u8], at: usize) -> Result<usize, DatagramError> {
         let index = datagram.get(at..).and_then(|rest| rest.first_chunk::<4>());
         let index = u32::from_le_bytes(*index.ok_or(DatagramError::Malformed)?) >> 8;
-        self.by_index.get(&index).copied().ok_or(DatagramError::UnknownSession)
+        self.by_index
+            .get(&index)
+            .copied()
+            .ok_or(DatagramError::UnknownSession)
     }
 
     fn make_peer(&mut self, config: &PeerConfig, now: Instant) -> Peer {
@@ -273,9 +299,15 @@ impl Tunnel {
 
     fn index_peers(&mut self) {
         let places = || self.peers.iter().enumerate();
-        self.by_node = places().map(|(place, peer)| (peer.config.node, place)).collect();
-        self.by_key = places().map(|(place, peer)| (peer.config.wireguard, place)).collect();
-        self.by_overlay = places().map(|(place, peer)| (peer.config.overlay, place)).collect();
+        self.by_node = places()
+            .map(|(place, peer)| (peer.config.node, place))
+            .collect();
+        self.by_key = places()
+            .map(|(place, peer)| (peer.config.wireguard, place))
+            .collect();
+        self.by_overlay = places()
+            .map(|(place, peer)| (peer.config.overlay, place))
+            .collect();
         self.by_index = places().map(|(place, peer)| (peer.index, place)).collect();
         self.wakes = vec![None; self.peers.len()];
         self.touch_all();

@@ -40,7 +40,11 @@ impl Keys {
         let secret = StaticSecret::from(*key.to_bytes());
         let public = PublicKey::from(&secret);
         let mac1 = Arc::new(RateLimiter::new(&public, u64::MAX));
-        Self { secret, public, mac1 }
+        Self {
+            secret,
+            public,
+            mac1,
+        }
     }
 
     /// Whether a handshake message carries a mac1 for our key. Cheap: one keyed hash.
@@ -65,7 +69,14 @@ impl WireGuard {
     pub(crate) fn new(keys: &Keys, peer: &WireGuardPublic, index: u32) -> Self {
         let peer = PublicKey::from(peer.0);
         let limiter = Some(keys.mac1.clone());
-        Self(Tunn::new(keys.secret.clone(), peer, None, None, index, limiter))
+        Self(Tunn::new(
+            keys.secret.clone(),
+            peer,
+            None,
+            None,
+            index,
+            limiter,
+        ))
     }
 }
 

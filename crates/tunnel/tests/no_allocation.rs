@@ -50,7 +50,11 @@ fn sending_and_receiving_packets_allocates_nothing() {
         assert_eq!(pair.kind(0), if direct { "direct" } else { "relay" });
         let packet = pair.packet(0, 1240);
         let mut batches: Vec<Batch> = (0..256)
-            .map(|_| Batch { link: None, bytes: Vec::with_capacity(65_536), segment_size: 0 })
+            .map(|_| Batch {
+                link: None,
+                bytes: Vec::with_capacity(65_536),
+                segment_size: 0,
+            })
             .collect();
         for _ in 0..3 {
             exchange(&mut pair, &packet, &mut batches);
@@ -63,7 +67,11 @@ fn sending_and_receiving_packets_allocates_nothing() {
         }
 
         assert_eq!(delivered, 50 * 40);
-        assert_eq!(ALLOCATIONS.get() - before, 0, "allocations for {delivered} packets, direct: {direct}");
+        assert_eq!(
+            ALLOCATIONS.get() - before,
+            0,
+            "allocations for {delivered} packets, direct: {direct}"
+        );
     }
 }
 
@@ -71,10 +79,18 @@ fn sending_and_receiving_packets_allocates_nothing() {
 fn exchange(pair: &mut Pair, packet: &[u8], batches: &mut [Batch]) -> usize {
     let now = pair.now;
     for _ in 0..40 {
-        pair.nodes[0].tunnel.handle_packet(packet, now).expect("sent");
+        pair.nodes[0]
+            .tunnel
+            .handle_packet(packet, now)
+            .expect("sent");
     }
     let mut used = 0;
-    while let Output::Transmit { link, bytes, segment_size } = pair.nodes[0].tunnel.poll_output() {
+    while let Output::Transmit {
+        link,
+        bytes,
+        segment_size,
+    } = pair.nodes[0].tunnel.poll_output()
+    {
         let batch = &mut batches[used];
         batch.bytes.clear();
         batch.bytes.extend_from_slice(bytes);
@@ -82,15 +98,23 @@ fn exchange(pair: &mut Pair, packet: &[u8], batches: &mut [Batch]) -> usize {
         used += 1;
     }
     let seen = [
-        Link::Direct { remote: pair.nodes[0].addr },
-        Link::Relay { relay: pair::RELAY, peer: pair.nodes[0].id },
+        Link::Direct {
+            remote: pair.nodes[0].addr,
+        },
+        Link::Relay {
+            relay: pair::RELAY,
+            peer: pair.nodes[0].id,
+        },
     ];
     let mut delivered = 0;
     for batch in &mut batches[..used] {
         let direct = batch.link.is_some_and(|link| link.is_direct());
         for datagram in batch.bytes.chunks_mut(batch.segment_size) {
             let link = &seen[usize::from(!direct)];
-            pair.nodes[1].tunnel.handle_datagram(link, datagram, now).expect("authentic");
+            pair.nodes[1]
+                .tunnel
+                .handle_datagram(link, datagram, now)
+                .expect("authentic");
         }
     }
     loop {

@@ -16,7 +16,11 @@ fn both_send_at_once_and_one_session_carries_both_packets() {
     pair.run(200 * MS);
 
     assert_eq!([pair.delivered[0].len(), pair.delivered[1].len()], [1, 1]);
-    assert_eq!([pair.handshakes(0), pair.handshakes(1)], [1, 1], "the larger key's handshake won");
+    assert_eq!(
+        [pair.handshakes(0), pair.handshakes(1)],
+        [1, 1],
+        "the larger key's handshake won"
+    );
 }
 
 #[test]
@@ -25,11 +29,22 @@ fn the_first_message_takes_the_relay_and_soon_all_is_direct() {
 
     pair.send(0, 300).expect("queued");
     pair.run(100 * MS);
-    assert_eq!(pair.delivered[1].len(), 1, "over the relay, after one round trip");
+    assert_eq!(
+        pair.delivered[1].len(),
+        1,
+        "over the relay, after one round trip"
+    );
     pair.run(1900 * MS);
 
-    assert_eq!([pair.kind(0), pair.kind(1)], ["direct", "direct"], "two seconds after the first message");
-    let good = Event::GoodAddress { peer: pair.nodes[1].id, remote: pair.nodes[1].addr };
+    assert_eq!(
+        [pair.kind(0), pair.kind(1)],
+        ["direct", "direct"],
+        "two seconds after the first message"
+    );
+    let good = Event::GoodAddress {
+        peer: pair.nodes[1].id,
+        remote: pair.nodes[1].addr,
+    };
     assert_eq!(count(&pair.events[0], &good), 1);
     pair.wire.clear();
     pair.send(0, 1440).expect("sent");
@@ -144,22 +159,37 @@ fn a_peer_may_only_send_from_its_own_inner_address() {
 
     assert_eq!(pair.delivered[1].len(), 0);
     assert!(count(&pair.errors[1], &DatagramError::ForeignSource) > 0);
-    let spoofed = packet("fd11:2233:4455::bad".parse().expect("an address"), pair.nodes[1].overlay, 4747, 300);
-    assert_eq!(pair.send_packet(0, &spoofed), Err(PacketError::Malformed), "nor do we send such");
+    let spoofed = packet(
+        "fd11:2233:4455::bad".parse().expect("an address"),
+        pair.nodes[1].overlay,
+        4747,
+        300,
+    );
+    assert_eq!(
+        pair.send_packet(0, &spoofed),
+        Err(PacketError::Malformed),
+        "nor do we send such"
+    );
 }
 
 #[test]
 fn an_unknown_key_is_told_to_the_node_and_gets_no_answer() {
     let mut pair = Pair::new();
     let known = pair.nodes[0].as_peer(&[RELAY], &[]);
-    let stranger = PeerConfig { wireguard: WireGuardKey::generate([77; 32]).public(), ..known };
+    let stranger = PeerConfig {
+        wireguard: WireGuardKey::generate([77; 32]).public(),
+        ..known
+    };
     pair.nodes[1].tunnel.set_peers(&[stranger], pair.now);
 
     pair.send(0, 300).expect("queued");
     pair.run(200 * MS);
 
     let wireguard = pair.nodes[0].key.public();
-    let link = Link::Relay { relay: RELAY, peer: pair.nodes[0].id };
+    let link = Link::Relay {
+        relay: RELAY,
+        peer: pair.nodes[0].id,
+    };
     assert!(count(&pair.events[1], &Event::UnknownPeer { wireguard, link }) > 0);
     assert!(pair.wire.iter().all(|(from, ..)| *from == 0), "silence");
 }
@@ -172,7 +202,9 @@ fn what_no_grant_allows_is_dropped_on_both_sides() {
     let ssh = packet(pair.nodes[0].overlay, pair.nodes[1].overlay, 22, 300);
 
     assert_eq!(pair.send_packet(0, &ssh), Err(PacketError::Denied));
-    pair.nodes[1].tunnel.set_filter(policy::PacketFilter::deny_all());
+    pair.nodes[1]
+        .tunnel
+        .set_filter(policy::PacketFilter::deny_all());
     pair.send(0, 300).expect("sent");
     pair.run(100 * MS);
 
@@ -187,7 +219,10 @@ fn large_packets_cross_a_relay_in_parts() {
     pair.send(0, 300).expect("queued");
     pair.run(100 * MS);
     let mut large = pair.packet(0, 1440);
-    large[100..].iter_mut().enumerate().for_each(|(n, byte)| *byte = n.to_le_bytes()[0]);
+    large[100..]
+        .iter_mut()
+        .enumerate()
+        .for_each(|(n, byte)| *byte = n.to_le_bytes()[0]);
 
     pair.send_packet(0, &large).expect("sent");
     pair.run(100 * MS);
@@ -200,10 +235,16 @@ fn packets_without_a_session_wait_and_their_number_is_bounded() {
     let mut pair = Pair::new();
     pair.relay = false;
 
-    let refused = (0..1000).filter(|_| pair.send(0, 300) == Err(PacketError::QueueFull)).count();
+    let refused = (0..1000)
+        .filter(|_| pair.send(0, 300) == Err(PacketError::QueueFull))
+        .count();
 
     assert_eq!(refused, 1000 - 256);
-    let status = pair.nodes[0].tunnel.status(pair.now).next().expect("one peer");
+    let status = pair.nodes[0]
+        .tunnel
+        .status(pair.now)
+        .next()
+        .expect("one peer");
     assert_eq!((status.queued, status.dropped), (256, 744));
     pair.relay = true;
     pair.run(6000 * MS);
@@ -218,8 +259,16 @@ fn a_ping_says_which_way_it_took_and_how_long() {
     pair.drain();
     pair.run(200 * MS);
 
-    let link = Link::Relay { relay: RELAY, peer: pair.nodes[1].id };
-    let pong = Event::Pong { peer: pair.nodes[1].id, token: 42, link, rtt: 40 * MS };
+    let link = Link::Relay {
+        relay: RELAY,
+        peer: pair.nodes[1].id,
+    };
+    let pong = Event::Pong {
+        peer: pair.nodes[1].id,
+        token: 42,
+        link,
+        rtt: 40 * MS,
+    };
     assert_eq!(count(&pair.events[0], &pong), 1);
     assert!(!pair.nodes[0].tunnel.ping(&NodeId([7; 16]), 43, pair.now));
 }
@@ -229,15 +278,26 @@ fn malformed_and_altered_datagrams_never_panic_and_never_deliver() {
     let mut pair = Pair::new();
     pair.send(0, 300).expect("queued");
     pair.run(100 * MS);
-    let link = Link::Relay { relay: RELAY, peer: pair.nodes[0].id };
+    let link = Link::Relay {
+        relay: RELAY,
+        peer: pair.nodes[0].id,
+    };
     let delivered = pair.delivered[1].len();
     let now = pair.now;
 
     for kind in 0..=5u8 {
-        for length in [0, 1, 3, 4, 15, 16, 31, 32, 64, 91, 92, 147, 148, 149, 1500, 9001] {
+        for length in [
+            0, 1, 3, 4, 15, 16, 31, 32, 64, 91, 92, 147, 148, 149, 1500, 9001,
+        ] {
             let mut datagram = vec![kind; length];
-            datagram.iter_mut().skip(1).take(3).for_each(|byte| *byte = 0);
-            let taken = pair.nodes[1].tunnel.handle_datagram(&link, &mut datagram, now);
+            datagram
+                .iter_mut()
+                .skip(1)
+                .take(3)
+                .for_each(|byte| *byte = 0);
+            let taken = pair.nodes[1]
+                .tunnel
+                .handle_datagram(&link, &mut datagram, now);
             assert!(taken.is_err(), "{kind} {length}");
         }
     }
@@ -288,5 +348,9 @@ fn keys_change_every_two_minutes_without_losing_a_packet() {
 
     let lost = (400_000 / 20) - pair.delivered[1].len();
     assert!(lost <= 2, "{lost} packets lost");
-    assert!((3..=5).contains(&pair.handshakes(0)), "{} handshakes", pair.handshakes(0));
+    assert!(
+        (3..=5).contains(&pair.handshakes(0)),
+        "{} handshakes",
+        pair.handshakes(0)
+    );
 }

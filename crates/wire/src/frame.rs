@@ -22,7 +22,9 @@ pub fn encode<T: Serialize>(frame: &T, out: &mut Vec<u8>) -> Result<(), FrameErr
         *out = bytes;
         return Err(FrameError::TooLong { length });
     }
-    let field = u32::try_from(length).expect("MAX_FRAME fits 32 bits").to_le_bytes();
+    let field = u32::try_from(length)
+        .expect("MAX_FRAME fits 32 bits")
+        .to_le_bytes();
     bytes[start..start + LENGTH_BYTES].copy_from_slice(&field);
     *out = bytes;
     Ok(())
@@ -92,7 +94,10 @@ mod tests {
         encode(&(7u32, "hello"), &mut bytes).expect("short");
 
         let body = next_body(&bytes).expect("bounded").expect("whole");
-        assert_eq!(decode::<(u32, String)>(&bytes[body.clone()]), Ok((7, "hello".into())));
+        assert_eq!(
+            decode::<(u32, String)>(&bytes[body.clone()]),
+            Ok((7, "hello".into()))
+        );
         let mut long = bytes[body].to_vec();
         long.push(0);
         assert_eq!(

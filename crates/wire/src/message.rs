@@ -166,7 +166,8 @@ impl MessageId {
     /// The id from its 16 bytes, where they are a UUIDv7.
     pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
         let id = Uuid::from_bytes(bytes);
-        (id.get_version_num() == 7 && id.get_variant() == uuid::Variant::RFC4122).then_some(Self(id))
+        (id.get_version_num() == 7 && id.get_variant() == uuid::Variant::RFC4122)
+            .then_some(Self(id))
     }
 
     /// The id's 16 bytes, which sort by time.
@@ -210,7 +211,9 @@ impl Nack {
 impl fmt::Display for InstanceId {
     /// The first four bytes in hex, as node ids do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.0[..4]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -223,7 +226,10 @@ impl fmt::Debug for InstanceId {
 impl Envelope {
     /// What names it, beside the node that it comes from.
     pub fn key(&self) -> MessageKey {
-        MessageKey { instance: self.instance, id: self.id }
+        MessageKey {
+            instance: self.instance,
+            id: self.id,
+        }
     }
 
     /// The instant after which nobody delivers it, in milliseconds since 1970.
@@ -244,6 +250,10 @@ mod tests {
         assert_eq!(early.unix_ms(), 1_700_000_000_000);
         assert!(early < late);
         assert_eq!(early.to_string().parse(), Ok(early));
-        assert!("67e55044-10b1-426f-9247-bb680e5fe0c8".parse::<MessageId>().is_err());
+        assert!(
+            "67e55044-10b1-426f-9247-bb680e5fe0c8"
+                .parse::<MessageId>()
+                .is_err()
+        );
     }
 }

@@ -273,8 +273,12 @@ impl<'a> Control<'a> {
                 let (index, count, part) = (*body.get(4)?, *body.get(5)?, body.get(8..)?);
                 let fits = (2..=MAX_FRAGMENTS).contains(&usize::from(count)) && index < count;
                 let id = u32_at(body, 0)?;
-                (fits && !part.is_empty())
-                    .then_some(Self::Fragment(Fragment { id, index, count, part }))
+                (fits && !part.is_empty()).then_some(Self::Fragment(Fragment {
+                    id,
+                    index,
+                    count,
+                    part,
+                }))
             }
             _ => None,
         }
@@ -328,19 +332,34 @@ fn octets(ip: IpAddr) -> [u8; 16] {
 /// A port and an address, as in `CANDS` and `PROBE_ACK`.
 fn address(bytes: &[u8]) -> Option<SocketAddr> {
     let octets: [u8; 16] = *bytes.get(2..)?.first_chunk()?;
-    Some(SocketAddr::new(IpAddr::from(octets).to_canonical(), u16_at(bytes, 0)?))
+    Some(SocketAddr::new(
+        IpAddr::from(octets).to_canonical(),
+        u16_at(bytes, 0)?,
+    ))
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().copied().map(u16::from_le_bytes)
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .copied()
+        .map(u16::from_le_bytes)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .copied()
+        .map(u32::from_le_bytes)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().copied().map(u64::from_le_bytes)
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .copied()
+        .map(u64::from_le_bytes)
 }
 
 const VERSION: u8 = 1;
@@ -365,18 +384,41 @@ mod tests {
 
     fn all() -> Vec<Vec<u8>> {
         let mut packets = vec![Vec::new(); 5];
-        let probe = Probe { pair: 7, sequence: 9, sent_us: 1 << 40, primary: true };
+        let probe = Probe {
+            pair: 7,
+            sequence: 9,
+            sent_us: 1 << 40,
+            primary: true,
+        };
         probe.encode(HERE, THERE, FULL_PROBE, &mut packets[0]);
         let observed = Some(addr("192.0.2.1:4747"));
-        let ack = ProbeAck { pair: 7, sequence: 9, sent_us: 1 << 40, received: 1248, observed };
+        let ack = ProbeAck {
+            pair: 7,
+            sequence: 9,
+            sent_us: 1 << 40,
+            received: 1248,
+            observed,
+        };
         ack.encode(HERE, THERE, &mut packets[1]);
         let candidates = [
-            Candidate { addr: addr("192.0.2.1:1"), kind: CandidateKind::Host },
-            Candidate { addr: addr("[2001:db8::1]:2"), kind: CandidateKind::Observed },
+            Candidate {
+                addr: addr("192.0.2.1:1"),
+                kind: CandidateKind::Host,
+            },
+            Candidate {
+                addr: addr("[2001:db8::1]:2"),
+                kind: CandidateKind::Observed,
+            },
         ];
         Candidates::encode(3, &candidates, HERE, THERE, &mut packets[2]);
         Note::PleaseInit.encode(HERE, THERE, &mut packets[3]);
-        Fragment { id: 1, index: 1, count: 2, part: b"part" }.encode(HERE, THERE, &mut packets[4]);
+        Fragment {
+            id: 1,
+            index: 1,
+            count: 2,
+            part: b"part",
+        }
+        .encode(HERE, THERE, &mut packets[4]);
         packets
     }
 
@@ -384,17 +426,40 @@ mod tests {
     fn every_control_packet_reads_back_what_was_written() {
         let packets = all();
 
-        let probe = Probe { pair: 7, sequence: 9, sent_us: 1 << 40, primary: true };
+        let probe = Probe {
+            pair: 7,
+            sequence: 9,
+            sent_us: 1 << 40,
+            primary: true,
+        };
         assert_eq!(Control::decode(&packets[0]), Some(Control::Probe(probe)));
         assert_eq!(packets[0].len(), FULL_PROBE);
-        let Some(Control::ProbeAck(ack)) = Control::decode(&packets[1]) else { panic!("an ack") };
-        assert_eq!((ack.received, ack.observed), (1248, Some(addr("192.0.2.1:4747"))));
-        assert!(packets[1].len() <= SMALL_PROBE, "an answer is no longer than the smallest probe");
-        let Some(Control::Candidates(told)) = Control::decode(&packets[2]) else { panic!("cands") };
+        let Some(Control::ProbeAck(ack)) = Control::decode(&packets[1]) else {
+            panic!("an ack")
+        };
+        assert_eq!(
+            (ack.received, ack.observed),
+            (1248, Some(addr("192.0.2.1:4747")))
+        );
+        assert!(
+            packets[1].len() <= SMALL_PROBE,
+            "an answer is no longer than the smallest probe"
+        );
+        let Some(Control::Candidates(told)) = Control::decode(&packets[2]) else {
+            panic!("cands")
+        };
         let told: Vec<_> = told.iter().map(|one| one.addr.to_string()).collect();
         assert_eq!(told, ["192.0.2.1:1", "[2001:db8::1]:2"]);
-        assert_eq!(Control::decode(&packets[3]), Some(Control::Note(Note::PleaseInit)));
-        let part = Fragment { id: 1, index: 1, count: 2, part: b"part" };
+        assert_eq!(
+            Control::decode(&packets[3]),
+            Some(Control::Note(Note::PleaseInit))
+        );
+        let part = Fragment {
+            id: 1,
+            index: 1,
+            count: 2,
+            part: b"part",
+        };
         assert_eq!(Control::decode(&packets[4]), Some(Control::Fragment(part)));
     }
 

@@ -98,7 +98,10 @@ struct Lane {
 
 #[derive(Default)]
 struct Seen {
+    /// Settled by an ack that was answered: never to be seen again.
     acked: BTreeSet<String>,
+    /// Those too whose ack broke off and was done already when it was made again.
+    settled: BTreeSet<String>,
     bodies: BTreeMap<String, String>,
     /// The last number of each sender.
     last: BTreeMap<usize, usize>,
@@ -170,10 +173,8 @@ impl Lane {
                 seen.show(message);
             }
             let ids: Vec<String> = messages.iter().map(|message| text(message, "id")).collect();
-            if let Ok(settled) = client.ack(&ids) {
-                seen.acked.extend(settled);
-            }
-            self.count.store(seen.acked.len(), Ordering::Relaxed);
+            self.settle(&mut client, &ids, &mut seen);
+            self.count.store(seen.settled.len(), Ordering::Relaxed);
         }
         // What might still come again: nothing may.
         let messages = client.receive(1).unwrap_or_default();
@@ -182,10 +183,22 @@ impl Lane {
         guard.done();
     }
 
+    /// Acks, again until the node answers: it may have been killed before or after the fsync.
+    fn settle(&self, client: &mut AgentClient, ids: &[String], seen: &mut Seen) {
+        while !self.over.load(Ordering::Relaxed) {
+            if let Ok((done, gone)) = client.ack(ids) {
+                seen.settled.extend(done.iter().cloned().chain(gone));
+                seen.acked.extend(done);
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn check(&self) {
         let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let lost: Vec<&String> = accepted.difference(&seen.acked).collect();
+        let lost: Vec<&String> = accepted.difference(&seen.settled).collect();
         assert!(
             lost.is_empty(),
             "{} accepted and not arrived at {}: {lost:?}",

@@ -28,7 +28,12 @@ pub async fn measure(stage: &mut Stage, effort: Effort) -> Result<Vec<Row>, Fail
     let mut p50s = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
     let (mut ratios, mut excess, mut fsyncs) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=effort.rounds {
-        let askers = [&mut plain.0, &mut tunnel.0, &mut light.asker, &mut durable.asker];
+        let askers = [
+            &mut plain.0,
+            &mut tunnel.0,
+            &mut light.asker,
+            &mut durable.asker,
+        ];
         let mut p50 = [0.0; 4];
         for (at, asker) in askers.into_iter().enumerate() {
             let Asked { micros } = asker.ask(&format!("ask {}", effort.asks)).await?;
@@ -48,9 +53,15 @@ pub async fn measure(stage: &mut Stage, effort: Effort) -> Result<Vec<Row>, Fail
     }
     let told = |at: usize| {
         let p99 = quantile(all[at].iter().copied(), 0.99);
-        format!("p50 {:.0} us, p99 {p99:.0} us", median(p50s[at].iter().copied()))
+        format!(
+            "p50 {:.0} us, p99 {p99:.0} us",
+            median(p50s[at].iter().copied())
+        )
     };
-    let (ratio, waits) = (median(ratios.iter().copied()), median(excess.iter().copied()));
+    let (ratio, waits) = (
+        median(ratios.iter().copied()),
+        median(excess.iter().copied()),
+    );
     Ok(vec![
         Row {
             what: "ask of 1 KiB without the disk, beside plain quinn",
@@ -86,28 +97,46 @@ struct Agents {
     _answerer: Worker,
 }
 
-async fn agents(stage: &mut Stage, gateways: [&str; 2], durability: &str) -> Result<Agents, Failure> {
+async fn agents(
+    stage: &mut Stage,
+    gateways: [&str; 2],
+    durability: &str,
+) -> Result<Agents, Failure> {
     for gateway in gateways {
         mesh::join(stage, gateway, "tag:gateway").await?;
         mesh::up(stage, gateway, durability).await?;
     }
     let [here, there] = gateways;
-    let tokens = [mesh::agent(stage, here, "planner").await?, mesh::agent(stage, there, "coder").await?];
+    let tokens = [
+        mesh::agent(stage, here, "planner").await?,
+        mesh::agent(stage, there, "coder").await?,
+    ];
     let tokens = tokens.map(|token| token.display().to_string());
     mesh::direct(stage, here, 1, MET_WITHIN).await?;
     let (here, there_state) = (stage.path(here), stage.path(there));
-    let mut answerer = Worker::start(Some(there_state.as_os_str()), &["answerer", "coder", &tokens[1]])?;
+    let mut answerer = Worker::start(
+        Some(there_state.as_os_str()),
+        &["answerer", "coder", &tokens[1]],
+    )?;
     let _: serde_json::Value = answerer.hear().await?;
     let address = format!("coder@{there}");
-    let asker = Worker::start(Some(here.as_os_str()), &["asker", "planner", &tokens[0], &address])?;
-    Ok(Agents { asker, _answerer: answerer })
+    let asker = Worker::start(
+        Some(here.as_os_str()),
+        &["asker", "planner", &tokens[0], &address],
+    )?;
+    Ok(Agents {
+        asker,
+        _answerer: answerer,
+    })
 }
 
 /// Asks until it is told to stop; every question in its turn.
 pub async fn asker(mut client: Client, to: AgentAddress, output: Output) -> Result<(), Failure> {
     let mut orders = orders();
     while let Some(order) = orders.recv().await {
-        let count = order.strip_prefix("ask ").and_then(|count| count.parse().ok());
+        let count = order
+            .strip_prefix("ask ")
+            .and_then(|count| count.parse().ok());
         let count: usize = count.ok_or_else(|| Failure::usage(&*order))?;
         let mut micros = Vec::new();
         let begun = Instant::now();
@@ -115,7 +144,9 @@ pub async fn asker(mut client: Client, to: AgentAddress, output: Output) -> Resu
             let asked = Instant::now();
             let answer: Result<SendAnswer, Failure> = ask(&mut client, &to).await;
             match answer {
-                Ok(SendAnswer { reply: Some(_), .. }) => micros.push(asked.elapsed().as_secs_f64() * 1e6),
+                Ok(SendAnswer { reply: Some(_), .. }) => {
+                    micros.push(asked.elapsed().as_secs_f64() * 1e6)
+                }
                 // The gateways may not know each other yet.
                 Ok(_) | Err(_) if begun.elapsed() < KNOWN_WITHIN => tokio::time::sleep(AGAIN).await,
                 Ok(answer) => return Err(Failure::failed(format!("no answer: {answer:?}"))),
@@ -137,11 +168,18 @@ async fn ask(client: &mut Client, to: &AgentAddress) -> Result<SendAnswer, Failu
         id: None,
         timeout_ms: Some(10_000),
     };
-    client.post_raw("/v1/ask", &question, Duration::from_secs(10)).await?.read()
+    client
+        .post_raw("/v1/ask", &question, Duration::from_secs(10))
+        .await?
+        .read()
 }
 
 /// Answers until its parent is gone.
-pub async fn answerer(mut follower: Client, mut client: Client, output: Output) -> Result<(), Failure> {
+pub async fn answerer(
+    mut follower: Client,
+    mut client: Client,
+    output: Output,
+) -> Result<(), Failure> {
     let mut stream = follower.follow().await?;
     output.object(&json!({"following": true}))?;
     let mut orders = orders();
@@ -150,8 +188,13 @@ pub async fn answerer(mut follower: Client, mut client: Client, output: Output) 
             received = stream.next() => received?,
             _ = orders.recv() => return Ok(()),
         };
-        let Some(received) = received else { return Ok(()) };
-        let reply = ReplyRequest { body: Some("a".repeat(BODY)), ..ReplyRequest::default() };
+        let Some(received) = received else {
+            return Ok(());
+        };
+        let reply = ReplyRequest {
+            body: Some("a".repeat(BODY)),
+            ..ReplyRequest::default()
+        };
         let path = format!("/v1/messages/{}/reply", received.id);
         let _: SendAnswer = client.post(&path, &reply).await?;
     }

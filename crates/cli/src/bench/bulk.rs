@@ -27,7 +27,8 @@ pub async fn measure(effort: Effort) -> Result<Vec<Row>, Failure> {
     // Long enough for the MTU to be found and the buffers to have their size.
     move_bytes(&mut plain, effort.bulk_bytes / 10).await?;
     move_bytes(&mut tunnel, effort.bulk_bytes / 10).await?;
-    let (mut ratios, mut costs, mut plain_costs, mut rates) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ratios, mut costs, mut plain_costs, mut rates) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut worst, mut lost, mut batches, mut bytes) = (0.0f64, 0, 0, 0);
     let mut mtus = (0, 0);
     for _ in 0..effort.rounds {
@@ -82,11 +83,17 @@ struct Transfer {
     cpu: f64,
 }
 
-async fn move_bytes((client, server): &mut (Worker, Worker), bytes: u64) -> Result<Transfer, Failure> {
+async fn move_bytes(
+    (client, server): &mut (Worker, Worker),
+    bytes: u64,
+) -> Result<Transfer, Failure> {
     let before = cpu(client).await? + cpu(server).await?;
     let moved: Moved = client.ask(&format!("bulk {bytes}")).await?;
     let after = cpu(client).await? + cpu(server).await?;
-    Ok(Transfer { moved, cpu: (after - before) * 1e9 / bytes as f64 })
+    Ok(Transfer {
+        moved,
+        cpu: (after - before) * 1e9 / bytes as f64,
+    })
 }
 
 async fn cpu(worker: &mut Worker) -> Result<f64, Failure> {
@@ -159,7 +166,14 @@ pub async fn plane(end: u8, output: Output) -> Result<(), Failure> {
         },
     )
     .map_err(anyhow::Error::from)?;
-    let Road { plane, commands, mut events, endpoint, client, .. } = road;
+    let Road {
+        plane,
+        commands,
+        mut events,
+        endpoint,
+        client,
+        ..
+    } = road;
     tokio::spawn(Counted::new(plane.run()));
     tokio::spawn(plain::accept(endpoint.clone()));
     output.object(&Port { port })?;
@@ -181,7 +195,10 @@ pub async fn plane(end: u8, output: Output) -> Result<(), Failure> {
                     last_good: vec![remote],
                 };
                 let at = SocketAddr::from((Ipv4Addr::LOCALHOST, socket.local_addr().port()));
-                let candidates = vec![Candidate { addr: at, kind: CandidateKind::Host }];
+                let candidates = vec![Candidate {
+                    addr: at,
+                    kind: CandidateKind::Host,
+                }];
                 for command in [
                     PlaneCommand::Filter(filter.clone()),
                     PlaneCommand::Candidates(candidates),
@@ -193,8 +210,9 @@ pub async fn plane(end: u8, output: Output) -> Result<(), Failure> {
             }
             (("dial", _), _) => {
                 let at = SocketAddr::from((peer.overlay, ROUTER_PORT));
-                let connecting =
-                    endpoint.connect_with(client.clone(), at, SERVER_NAME).map_err(anyhow::Error::from)?;
+                let connecting = endpoint
+                    .connect_with(client.clone(), at, SERVER_NAME)
+                    .map_err(anyhow::Error::from)?;
                 let opened = connecting.await.map_err(anyhow::Error::from)?;
                 direct(&mut events).await?;
                 connection = Some(opened);
@@ -203,7 +221,11 @@ pub async fn plane(end: u8, output: Output) -> Result<(), Failure> {
             (("counters", _), _) => {
                 let sent = socket.counters();
                 let (sent_batches, sent_bytes) = (sent.sent_batches, sent.sent_bytes);
-                output.object(&Counters { allocations: counted(), sent_batches, sent_bytes })?;
+                output.object(&Counters {
+                    allocations: counted(),
+                    sent_batches,
+                    sent_bytes,
+                })?;
             }
             (("cpu", _), None) => output.object(&Cpu { cpu: plain::cpu() })?,
             (_, Some(connection)) => plain::carry_out(&order, connection, output).await?,
@@ -234,7 +256,9 @@ fn filter(gateways: [&Gateway; 2]) -> Result<policy::PacketFilter, Failure> {
     let nodes = gateways.iter().map(|gateway| {
         Ok(policy::Node {
             id: gateway.node,
-            name: format!("gw-{}", gateway.node.0[0]).parse().map_err(anyhow::Error::from)?,
+            name: format!("gw-{}", gateway.node.0[0])
+                .parse()
+                .map_err(anyhow::Error::from)?,
             user: None,
             tags: vec!["tag:gateway".parse().map_err(anyhow::Error::from)?],
             addresses: vec![gateway.overlay.into()],

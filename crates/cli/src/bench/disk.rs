@@ -12,7 +12,10 @@ use crate::failure::Failure;
 
 /// Appends a page and waits for the disk, so often: the median, in microseconds.
 pub fn bare_fsync(home: &Path, times: usize) -> Result<f64, Failure> {
-    let mut file = OpenOptions::new().create(true).append(true).open(home.join("bare-fsync"))?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(home.join("bare-fsync"))?;
     let page = [7; 4096];
     let mut micros = Vec::new();
     for _ in 0..times {

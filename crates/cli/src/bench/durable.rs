@@ -70,7 +70,12 @@ struct Sent {
 }
 
 /// Many callers, each on a connection of its own, each with one call at a time.
-pub async fn senders(context: &Context, to: &AgentAddress, tokens: &Path, agents: usize) -> Result<(), Failure> {
+pub async fn senders(
+    context: &Context,
+    to: &AgentAddress,
+    tokens: &Path,
+    agents: usize,
+) -> Result<(), Failure> {
     let mut clients = Vec::new();
     for sender in 0..SENDERS {
         let name = format!("agent-{}", sender % agents);
@@ -80,7 +85,9 @@ pub async fn senders(context: &Context, to: &AgentAddress, tokens: &Path, agents
     }
     let mut orders = orders();
     while let Some(order) = orders.recv().await {
-        let count = order.strip_prefix("send ").and_then(|count| count.parse().ok());
+        let count = order
+            .strip_prefix("send ")
+            .and_then(|count| count.parse().ok());
         let count: usize = count.ok_or_else(|| Failure::usage(&*order))?;
         let left = Arc::new(AtomicUsize::new(count));
         let begun = Instant::now();
@@ -92,13 +99,20 @@ pub async fn senders(context: &Context, to: &AgentAddress, tokens: &Path, agents
             clients.push(ended.map_err(|error| Failure::failed(error.to_string()))??);
         }
         let seconds = begun.elapsed().as_secs_f64();
-        context.output().object(&Sent { accepted: count, seconds })?;
+        context.output().object(&Sent {
+            accepted: count,
+            seconds,
+        })?;
     }
     Ok(())
 }
 
 /// Sends until all senders together have sent enough.
-async fn send(mut client: Client, to: AgentAddress, left: Arc<AtomicUsize>) -> Result<Client, Failure> {
+async fn send(
+    mut client: Client,
+    to: AgentAddress,
+    left: Arc<AtomicUsize>,
+) -> Result<Client, Failure> {
     let message = SendRequest {
         to,
         body: Some("m".repeat(BODY)),
@@ -109,7 +123,10 @@ async fn send(mut client: Client, to: AgentAddress, left: Arc<AtomicUsize>) -> R
         reply_expected: false,
     };
     let one = |left: usize| left.checked_sub(1);
-    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one).is_ok() {
+    while left
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one)
+        .is_ok()
+    {
         let sent: SendAnswer = client.post("/v1/send", &message).await?;
         if sent.state != State::Accepted {
             return Err(Failure::failed(format!("not accepted: {sent:?}")));

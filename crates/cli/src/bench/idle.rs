@@ -22,7 +22,9 @@ pub async fn measure(stage: &mut Stage, effort: Effort) -> Result<Vec<Row>, Fail
     mesh::direct(stage, "gw-hub", effort.peers, MET_WITHIN).await?;
     tokio::time::sleep(effort.settle).await;
 
-    let pid = stage.pid("gw-hub").ok_or_else(|| Failure::failed("gw-hub has ended"))?;
+    let pid = stage
+        .pid("gw-hub")
+        .ok_or_else(|| Failure::failed("gw-hub has ended"))?;
     let (begun, before) = (Instant::now(), cpu_seconds(pid)?);
     tokio::time::sleep(effort.idle).await;
     let share = (cpu_seconds(pid)? - before) / begun.elapsed().as_secs_f64() * 100.0;
@@ -34,7 +36,9 @@ pub async fn measure(stage: &mut Stage, effort: Effort) -> Result<Vec<Row>, Fail
             figure: format!("{resident:.1} MB"),
             limit: format!("at most {MOST_MEMORY:.0} MB"),
             pass: resident <= MOST_MEMORY,
-            note: format!("resident, {peers} peers, all direct; at most {peak:.1} MB while it met them"),
+            note: format!(
+                "resident, {peers} peers, all direct; at most {peak:.1} MB while it met them"
+            ),
         },
         Row {
             what: "idle gateway with 50 peers: CPU",
@@ -49,8 +53,15 @@ pub async fn measure(stage: &mut Stage, effort: Effort) -> Result<Vec<Row>, Fail
 /// User and system time of a process: fields 14 and 15 of proc_pid_stat(5).
 fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace();
+    let ticks = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<f64>().ok());
     Ok(ticks.sum::<f64>() / TICKS)
 }
 
@@ -58,8 +69,12 @@ fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
 fn memory(pid: u32, name: &str) -> Result<f64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next()).and_then(|kb| kb.parse::<f64>().ok());
-    kilobytes.map(|kb| kb * 1024e-6).ok_or_else(|| Failure::failed(format!("/proc/{pid}/status has no {name}")))
+    let kilobytes = line
+        .and_then(|line| line.split_whitespace().next())
+        .and_then(|kb| kb.parse::<f64>().ok());
+    kilobytes
+        .map(|kb| kb * 1024e-6)
+        .ok_or_else(|| Failure::failed(format!("/proc/{pid}/status has no {name}")))
 }
 
 const POLICY: &str = r#"{

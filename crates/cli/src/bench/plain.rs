@@ -51,7 +51,11 @@ pub async fn pair() -> Result<(Worker, Worker), Failure> {
     let listening: Listening = server.hear().await?;
     let mut client = Worker::start(
         None,
-        &["plain-client", &listening.address.to_string(), &listening.certificate],
+        &[
+            "plain-client",
+            &listening.address.to_string(),
+            &listening.certificate,
+        ],
     )?;
     let _: serde_json::Value = client.hear().await?;
     Ok((client, server))
@@ -59,7 +63,8 @@ pub async fn pair() -> Result<(Worker, Worker), Failure> {
 
 /// The listening end.
 pub async fn serve(output: Output) -> Result<(), Failure> {
-    let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_owned()]).map_err(anyhow::Error::from)?;
+    let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_owned()])
+        .map_err(anyhow::Error::from)?;
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let tls = rustls::ServerConfig::builder_with_provider(Arc::new(aes_128()))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -88,9 +93,13 @@ pub async fn serve(output: Output) -> Result<(), Failure> {
 
 /// The dialling end.
 pub async fn dial(address: SocketAddr, certificate: &str, output: Output) -> Result<(), Failure> {
-    let certificate = HEXLOWER.decode(certificate.as_bytes()).map_err(|error| Failure::usage(error.to_string()))?;
+    let certificate = HEXLOWER
+        .decode(certificate.as_bytes())
+        .map_err(|error| Failure::usage(error.to_string()))?;
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from(certificate)).map_err(anyhow::Error::from)?;
+    roots
+        .add(CertificateDer::from(certificate))
+        .map_err(anyhow::Error::from)?;
     let tls = rustls::ClientConfig::builder_with_provider(Arc::new(aes_128()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(anyhow::Error::from)?
@@ -100,7 +109,9 @@ pub async fn dial(address: SocketAddr, certificate: &str, output: Output) -> Res
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport()));
     let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into())?;
-    let connecting = endpoint.connect_with(config, address, SERVER_NAME).map_err(anyhow::Error::from)?;
+    let connecting = endpoint
+        .connect_with(config, address, SERVER_NAME)
+        .map_err(anyhow::Error::from)?;
     let connection = connecting.await.map_err(anyhow::Error::from)?;
     output.object(&json!({"connected": true}))?;
     let mut orders = orders();
@@ -111,7 +122,11 @@ pub async fn dial(address: SocketAddr, certificate: &str, output: Output) -> Res
 }
 
 /// An order to whoever holds the dialling end of a connection, stock or inside the tunnel.
-pub async fn carry_out(order: &str, connection: &quinn::Connection, output: Output) -> Result<(), Failure> {
+pub async fn carry_out(
+    order: &str,
+    connection: &quinn::Connection,
+    output: Output,
+) -> Result<(), Failure> {
     let (verb, count) = order.split_once(' ').unwrap_or((order, "0"));
     let count: u64 = count.parse().map_err(|_| Failure::usage(order))?;
     match verb {
@@ -136,7 +151,11 @@ async fn bulk(connection: &quinn::Connection, bytes: u64) -> Result<Moved, quinn
     let _ = stream.finish();
     let _ = stream.stopped().await;
     let path = connection.stats().path;
-    Ok(Moved { seconds: begun.elapsed().as_secs_f64(), lost: path.lost_packets - lost, mtu: path.current_mtu })
+    Ok(Moved {
+        seconds: begun.elapsed().as_secs_f64(),
+        lost: path.lost_packets - lost,
+        mtu: path.current_mtu,
+    })
 }
 
 async fn ask(connection: &quinn::Connection, count: u64) -> Result<Asked, quinn::WriteError> {
@@ -159,7 +178,9 @@ async fn ask(connection: &quinn::Connection, count: u64) -> Result<Asked, quinn:
 /// Takes what any client sends, and answers what it asks.
 pub async fn accept(endpoint: quinn::Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(connection) = incoming.await else { continue };
+        let Ok(connection) = incoming.await else {
+            continue;
+        };
         let connection = Arc::new(connection);
         tokio::spawn(swallow(connection.clone()));
         tokio::spawn(echo(connection));
@@ -174,7 +195,9 @@ async fn swallow(connection: Arc<quinn::Connection>) {
 
 async fn echo(connection: Arc<quinn::Connection>) {
     while let Ok((mut send, mut receive)) = connection.accept_bi().await {
-        let Ok(question) = receive.read_to_end(BODY).await else { continue };
+        let Ok(question) = receive.read_to_end(BODY).await else {
+            continue;
+        };
         if send.write_all(&question).await.is_ok() {
             let _ = send.finish();
         }

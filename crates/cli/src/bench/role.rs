@@ -17,19 +17,30 @@ pub enum Role {
     PlainServer,
     /// Stock quinn that dials
     #[command(hide = true)]
-    PlainClient { address: std::net::SocketAddr, certificate: String },
+    PlainClient {
+        address: std::net::SocketAddr,
+        certificate: String,
+    },
     /// The data plane of a gateway, and QUIC inside it
     #[command(hide = true)]
     Plane { end: u8 },
     /// An agent that asks
     #[command(hide = true)]
-    Asker { agent: AgentName, token: PathBuf, to: AgentAddress },
+    Asker {
+        agent: AgentName,
+        token: PathBuf,
+        to: AgentAddress,
+    },
     /// An agent that answers
     #[command(hide = true)]
     Answerer { agent: AgentName, token: PathBuf },
     /// Many agents that send
     #[command(hide = true)]
-    Senders { to: AgentAddress, tokens: PathBuf, agents: usize },
+    Senders {
+        to: AgentAddress,
+        tokens: PathBuf,
+        agents: usize,
+    },
 }
 
 impl Role {
@@ -37,17 +48,25 @@ impl Role {
         context.block_on(async {
             match self {
                 Self::PlainServer => plain::serve(context.output()).await,
-                Self::PlainClient { address, certificate } => {
-                    plain::dial(address, &certificate, context.output()).await
-                }
+                Self::PlainClient {
+                    address,
+                    certificate,
+                } => plain::dial(address, &certificate, context.output()).await,
                 Self::Plane { end } => bulk::plane(end, context.output()).await,
                 Self::Asker { agent, token, to } => {
                     ask::asker(client(context, agent, token)?, to, context.output()).await
                 }
                 Self::Answerer { agent, token } => {
-                    ask::answerer(client(context, agent.clone(), token.clone())?, client(context, agent, token)?, context.output()).await
+                    ask::answerer(
+                        client(context, agent.clone(), token.clone())?,
+                        client(context, agent, token)?,
+                        context.output(),
+                    )
+                    .await
                 }
-                Self::Senders { to, tokens, agents } => durable::senders(context, &to, &tokens, agents).await,
+                Self::Senders { to, tokens, agents } => {
+                    durable::senders(context, &to, &tokens, agents).await
+                }
             }
         })
     }
@@ -55,5 +74,11 @@ impl Role {
 
 /// An agent's way to the API of the gateway in `--state-dir`, by its token.
 pub fn client(context: &Context, name: AgentName, token: PathBuf) -> Result<Client, Failure> {
-    Client::for_agent(context, &AsAgent { name, token_file: Some(token) })
+    Client::for_agent(
+        context,
+        &AsAgent {
+            name,
+            token_file: Some(token),
+        },
+    )
 }

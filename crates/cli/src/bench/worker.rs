@@ -25,11 +25,18 @@ pub struct Worker {
 impl Worker {
     /// Starts one; its arguments are those of the command line after `bench`.
     pub fn start<S: AsRef<OsStr>>(state: Option<&OsStr>, arguments: &[S]) -> Result<Self, Failure> {
-        let role = arguments.first().map_or_else(String::new, |role| role.as_ref().to_string_lossy().into_owned());
+        let role = arguments.first().map_or_else(String::new, |role| {
+            role.as_ref().to_string_lossy().into_owned()
+        });
         let program = std::env::current_exe()?;
         let mut command = Command::new(program);
         // Nothing of the caller's own mesh may leak in.
-        for name in ["CRABMESH_STATE_DIR", "CRABMESH_TOKEN", "CRABMESH_API", "NOTIFY_SOCKET"] {
+        for name in [
+            "CRABMESH_STATE_DIR",
+            "CRABMESH_TOKEN",
+            "CRABMESH_API",
+            "NOTIFY_SOCKET",
+        ] {
             command.env_remove(name);
         }
         if let Some(state) = state {
@@ -44,7 +51,12 @@ impl Worker {
             .spawn()
             .map_err(|error| Failure::failed(format!("cannot start {role}: {error}")))?;
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(stdin), Some(stdout)) => Ok(Self { role, stdin, stdout: BufReader::new(stdout), _child: child }),
+            (Some(stdin), Some(stdout)) => Ok(Self {
+                role,
+                stdin,
+                stdout: BufReader::new(stdout),
+                _child: child,
+            }),
             _ => Err(Failure::failed("a child without pipes")),
         }
     }
@@ -57,14 +69,22 @@ impl Worker {
             Ok(Ok(1..)) => serde_json::from_str(&line)
                 .map_err(|error| Failure::failed(format!("{} said {line:?}: {error}", self.role))),
             Ok(Ok(0)) => Err(Failure::failed(format!("{} ended early", self.role))),
-            Ok(Err(error)) => Err(Failure::failed(format!("cannot hear {}: {error}", self.role))),
-            Err(_) => Err(Failure::failed(format!("{} did not answer in time", self.role))),
+            Ok(Err(error)) => Err(Failure::failed(format!(
+                "cannot hear {}: {error}",
+                self.role
+            ))),
+            Err(_) => Err(Failure::failed(format!(
+                "{} did not answer in time",
+                self.role
+            ))),
         }
     }
 
     /// Gives an order, without waiting.
     pub async fn tell(&mut self, order: &str) -> Result<(), Failure> {
-        self.stdin.write_all(format!("{order}\n").as_bytes()).await?;
+        self.stdin
+            .write_all(format!("{order}\n").as_bytes())
+            .await?;
         Ok(())
     }
 

@@ -125,7 +125,11 @@ impl Stage {
 
     /// The process id of a command that stays.
     pub fn pid(&self, name: &str) -> Option<u32> {
-        self.actors.iter().find(|actor| actor.name == name)?.child.id()
+        self.actors
+            .iter()
+            .find(|actor| actor.name == name)?
+            .child
+            .id()
     }
 
     /// Runs a command to its end.

@@ -74,8 +74,9 @@ impl Shared {
         let Some(guard) = InFlight::enter(agent, self.config.max_in_flight) else {
             return Err(self.throttled("too many calls of this agent wait for their answers"));
         };
-        if let Caller::Agent(agent) = &caller {
-            self.agents.saw(agent);
+        self.agents.saw(agent);
+        // Under whom an agent runs is told by its own calls alone.
+        if let Caller::Agent(_) = &caller {
             self.seen.agent(peer, self.own_uid, self.endpoints.loopback);
         }
         Ok((caller, Some(guard)))

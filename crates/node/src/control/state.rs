@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use identity::{
-    Alarm, Change, Digest, Heads, IdentityKey, Member, NodeId, Order, Role, Standing, Trust,
-    TrustError, UnixTime, WireGuardPublic,
+    Alarm, Change, Digest, Heads, IdentityKey, NodeId, Order, Role, Standing, Trust, TrustError,
+    UnixTime, WireGuardPublic,
 };
 use net::link::Papers;
 use policy::Policy;
@@ -29,7 +29,7 @@ use wire::peer::{Hello, PeerFrame};
 use crate::control::Beacon;
 use crate::control::gossip::{self, CloneAlarm, Gossip, Kind};
 use crate::control::own::{Own, Wanted};
-use crate::world::{World, WorldMember, WorldPolicy};
+use crate::world::World;
 
 /// The moment of an input, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -172,10 +172,13 @@ struct Compiled {
     policy: Option<Arc<Policy>>,
 }
 
+/// What a world is made of: the policy, and the membership of each gateway in good standing.
+type WorldKey = (Option<Digest>, Vec<(NodeId, Digest)>);
+
 /// What was last put out: only changes are.
 #[derive(Debug, Default)]
 struct Told {
-    world: Option<(Option<Digest>, Vec<(NodeId, Digest)>)>,
+    world: Option<WorldKey>,
     peers: Option<Arc<Vec<PeerConfig>>>,
     beacons: Option<Arc<Vec<Beacon>>>,
     papers: Option<Papers>,
@@ -336,9 +339,9 @@ impl State {
             boot: self.me.boot,
             challenge: self.challenge(),
         };
-        self.to_peer(peer, PeerFrame::Hello(hello));
+        self.send_peer(peer, PeerFrame::Hello(hello));
         for document in self.greeting(&peer) {
-            self.to_peer(peer, PeerFrame::Document(document));
+            self.send_peer(peer, PeerFrame::Document(document));
         }
         self.tell_ready();
     }
@@ -368,7 +371,7 @@ impl State {
                 let mine = self.trust.heads();
                 for kind in self.gossip.handle_pull(&peer, &theirs, &mine, now.instant) {
                     if let Some(document) = self.head_document(kind) {
-                        self.to_peer(peer, PeerFrame::Document(document));
+                        self.send_peer(peer, PeerFrame::Document(document));
                     }
                 }
             }
@@ -492,13 +495,13 @@ impl State {
         match document {
             Document::TrustLog(_) | Document::Policy(_) | Document::Revocations(_) => {
                 let heads = self.trust.heads();
-                self.to_peers_but(source, &PeerFrame::Heads(heads));
+                self.send_peers_but(source, &PeerFrame::Heads(heads));
                 self.publish_but(source, document);
                 // What ends by these may be this node's own membership, or cure it.
                 self.renew_record();
             }
             Document::Certificate(bytes) => {
-                self.to_peers_but(source, &PeerFrame::Document(document.clone()));
+                self.send_peers_but(source, &PeerFrame::Document(document.clone()));
                 let examined = self.trust.examine_certificate(bytes).ok();
                 let common = examined.is_some_and(|member| {
                     member.role == Role::Beacon || member.node == self.me.node
@@ -509,7 +512,7 @@ impl State {
                 }
             }
             Document::Record(_) => {
-                self.to_peers_but(source, &PeerFrame::Document(document.clone()));
+                self.send_peers_but(source, &PeerFrame::Document(document.clone()));
                 if source == Source::Here {
                     self.publish_own_record(document);
                 }
@@ -523,7 +526,7 @@ impl State {
             .gossip
             .handle_heads(&peer, theirs, &mine, self.now.instant)
         {
-            self.to_peer(peer, PeerFrame::Pull(mine));
+            self.send_peer(peer, PeerFrame::Pull(mine));
         }
     }
 

@@ -40,15 +40,54 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, SendError>>;
 pub(super) enum Command {
     AddAgent(Agent, Reply<()>),
     RemoveAgent(InstanceId, Reply<()>),
-    Send { from: Agent, draft: router::Draft, answer: Reply<Sent>, wait: Option<Waiter> },
-    Reply { from: Agent, to: MessageId, answer: router::Answer, done: Reply<Sent> },
-    Wait { agent: Agent, id: MessageId, waiter: Waiter },
-    Receive { agent: Agent, max: usize, hold: Option<Duration>, wait: bool, answer: Reply<Vec<Delivery>> },
-    Follow { agent: Agent, deliveries: mpsc::Sender<Delivery> },
-    Ack { agent: Agent, ids: Vec<MessageId>, done: Reply<Vec<Result<(), Refusal>>> },
-    Heartbeat { agent: Agent, ids: Vec<MessageId>, hold: Option<Duration>, done: Reply<Vec<Result<(), Refusal>>> },
-    Release { agent: Agent, ids: Vec<MessageId> },
-    State { agent: Agent, id: MessageId, answer: Reply<Status> },
+    Send {
+        from: Agent,
+        draft: router::Draft,
+        answer: Reply<Sent>,
+        wait: Option<Waiter>,
+    },
+    Reply {
+        from: Agent,
+        to: MessageId,
+        answer: router::Answer,
+        done: Reply<Sent>,
+    },
+    Wait {
+        agent: Agent,
+        id: MessageId,
+        waiter: Waiter,
+    },
+    Receive {
+        agent: Agent,
+        max: usize,
+        hold: Option<Duration>,
+        wait: bool,
+        answer: Reply<Vec<Delivery>>,
+    },
+    Follow {
+        agent: Agent,
+        deliveries: mpsc::Sender<Delivery>,
+    },
+    Ack {
+        agent: Agent,
+        ids: Vec<MessageId>,
+        done: Reply<Vec<Result<(), Refusal>>>,
+    },
+    Heartbeat {
+        agent: Agent,
+        ids: Vec<MessageId>,
+        hold: Option<Duration>,
+        done: Reply<Vec<Result<(), Refusal>>>,
+    },
+    Release {
+        agent: Agent,
+        ids: Vec<MessageId>,
+    },
+    State {
+        agent: Agent,
+        id: MessageId,
+        answer: Reply<Status>,
+    },
     Queued(Reply<Vec<(NodeId, usize)>>),
     Stats(oneshot::Sender<Stats>),
     Drain(oneshot::Sender<()>),
@@ -65,18 +104,26 @@ impl Messages {
     /// Lets an agent have an inbox. Called for every registered agent at the start and whenever
     /// one is added; a second call is harmless.
     pub async fn add_agent(&self, agent: &LocalAgent) -> Result<(), SendError> {
-        self.call(|done| Command::AddAgent(agent.into(), done)).await
+        self.call(|done| Command::AddAgent(agent.into(), done))
+            .await
     }
 
     /// Forgets an agent: what waits for it and from it becomes dead letters.
     pub async fn remove_agent(&self, instance: [u8; 16]) -> Result<(), SendError> {
-        self.call(|done| Command::RemoveAgent(InstanceId(instance), done)).await
+        self.call(|done| Command::RemoveAgent(InstanceId(instance), done))
+            .await
     }
 
     /// Takes a message; resolves when it is fsynced here, or refused.
     pub async fn send(&self, from: &LocalAgent, draft: Draft) -> Result<Sent, SendError> {
         let draft = to_router(draft)?;
-        self.call(|answer| Command::Send { from: from.into(), draft, answer, wait: None }).await
+        self.call(|answer| Command::Send {
+            from: from.into(),
+            draft,
+            answer,
+            wait: None,
+        })
+        .await
     }
 
     /// Sends and waits for what comes of it, without a gap between in which an answer could go to
@@ -92,8 +139,14 @@ impl Messages {
         let id = draft.id;
         let (waiter, outcome) = waiter(what);
         let wait = Some(waiter);
-        let sent =
-            self.call(|answer| Command::Send { from: from.into(), draft, answer, wait }).await?;
+        let sent = self
+            .call(|answer| Command::Send {
+                from: from.into(),
+                draft,
+                answer,
+                wait,
+            })
+            .await?;
         let outcome = self.outcome(from, id, until, outcome).await?;
         Ok((sent, outcome))
     }
@@ -107,8 +160,15 @@ impl Messages {
         until: Instant,
     ) -> Result<Outcome, SendError> {
         let (waiter, outcome) = waiter(what);
-        let command = Command::Wait { agent: agent.into(), id, waiter };
-        self.commands.send(command).await.map_err(|_| SendError::Stopping)?;
+        let command = Command::Wait {
+            agent: agent.into(),
+            id,
+            waiter,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| SendError::Stopping)?;
         self.outcome(agent, id, until, outcome).await
     }
 
@@ -121,9 +181,21 @@ impl Messages {
     ) -> Result<Vec<Delivery>, SendError> {
         let (answer, mut deliveries) = oneshot::channel();
         let wait = !options.wait.is_zero();
-        let (max, hold) = (options.max.clamp(1, router::limits::INBOX_ROWS), options.hold);
-        let command = Command::Receive { agent: agent.into(), max, hold, wait, answer };
-        self.commands.send(command).await.map_err(|_| SendError::Stopping)?;
+        let (max, hold) = (
+            options.max.clamp(1, router::limits::INBOX_ROWS),
+            options.hold,
+        );
+        let command = Command::Receive {
+            agent: agent.into(),
+            max,
+            hold,
+            wait,
+            answer,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| SendError::Stopping)?;
         let _gone = Gone(self.wake.clone());
         if !wait {
             return deliveries.await.map_err(|_| SendError::Stopping)?;
@@ -141,9 +213,18 @@ impl Messages {
     /// Everything that waits for the agent and everything that comes, until dropped.
     pub async fn follow(&self, agent: &LocalAgent) -> Result<Follow, SendError> {
         let (sender, deliveries) = mpsc::channel(FOLLOW_AHEAD);
-        let command = Command::Follow { agent: agent.into(), deliveries: sender };
-        self.commands.send(command).await.map_err(|_| SendError::Stopping)?;
-        Ok(Follow { deliveries, wake: self.wake.clone() })
+        let command = Command::Follow {
+            agent: agent.into(),
+            deliveries: sender,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| SendError::Stopping)?;
+        Ok(Follow {
+            deliveries,
+            wake: self.wake.clone(),
+        })
     }
 
     /// Settles messages for good; resolves when that is fsynced. One result for each id.
@@ -152,7 +233,12 @@ impl Messages {
         agent: &LocalAgent,
         ids: Vec<MessageId>,
     ) -> Result<Vec<Result<(), Refusal>>, SendError> {
-        self.call(|done| Command::Ack { agent: agent.into(), ids, done }).await
+        self.call(|done| Command::Ack {
+            agent: agent.into(),
+            ids,
+            done,
+        })
+        .await
     }
 
     /// Answers a request and acks it, in one fsync.
@@ -170,7 +256,13 @@ impl Messages {
             content_type: reply.content_type.into(),
             body: reply.body,
         };
-        self.call(|done| Command::Reply { from: agent.into(), to, answer, done }).await
+        self.call(|done| Command::Reply {
+            from: agent.into(),
+            to,
+            answer,
+            done,
+        })
+        .await
     }
 
     /// Keeps messages hidden for longer. One result for each id.
@@ -180,18 +272,35 @@ impl Messages {
         ids: Vec<MessageId>,
         hold: Option<Duration>,
     ) -> Result<Vec<Result<(), Refusal>>, SendError> {
-        self.call(|done| Command::Heartbeat { agent: agent.into(), ids, hold, done }).await
+        self.call(|done| Command::Heartbeat {
+            agent: agent.into(),
+            ids,
+            hold,
+            done,
+        })
+        .await
     }
 
     /// Shows messages again at once: for deliveries whose caller is known to be gone.
     pub async fn release(&self, agent: &LocalAgent, ids: Vec<MessageId>) {
         // A plane that has stopped has released everything.
-        let _ = self.commands.send(Command::Release { agent: agent.into(), ids }).await;
+        let _ = self
+            .commands
+            .send(Command::Release {
+                agent: agent.into(),
+                ids,
+            })
+            .await;
     }
 
     /// How a message of this agent stands.
     pub async fn state(&self, agent: &LocalAgent, id: MessageId) -> Result<Status, SendError> {
-        self.call(|answer| Command::State { agent: agent.into(), id, answer }).await
+        self.call(|answer| Command::State {
+            agent: agent.into(),
+            id,
+            answer,
+        })
+        .await
     }
 
     /// How many messages wait for each peer, for `status`.
@@ -202,7 +311,10 @@ impl Messages {
     /// Queues and counters.
     pub async fn stats(&self) -> Result<Stats, SendError> {
         let (answer, stats) = oneshot::channel();
-        self.commands.send(Command::Stats(answer)).await.map_err(|_| SendError::Stopping)?;
+        self.commands
+            .send(Command::Stats(answer))
+            .await
+            .map_err(|_| SendError::Stopping)?;
         stats.await.map_err(|_| SendError::Stopping)
     }
 
@@ -217,7 +329,10 @@ impl Messages {
 
     async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, SendError> {
         let (answer, result) = oneshot::channel();
-        self.commands.send(command(answer)).await.map_err(|_| SendError::Stopping)?;
+        self.commands
+            .send(command(answer))
+            .await
+            .map_err(|_| SendError::Stopping)?;
         result.await.map_err(|_| SendError::Stopping)?
     }
 

@@ -90,7 +90,13 @@ struct Follower {
 
 /// Joins a plane to its handle and to its ends.
 pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
-    let MessagesConfig { node, agents, spool, world, seed } = config;
+    let MessagesConfig {
+        node,
+        agents,
+        spool,
+        world,
+        seed,
+    } = config;
     let now = Instant::now();
     let authority = world.borrow().clone();
     let router = Router::restore(
@@ -126,7 +132,14 @@ pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
         next: 0,
         clock_checked: now,
     };
-    (Messages { commands, wake }, MessagesEnds { inputs, outputs: outputs_out }, plane)
+    (
+        Messages { commands, wake },
+        MessagesEnds {
+            inputs,
+            outputs: outputs_out,
+        },
+        plane,
+    )
 }
 
 impl Plane {
@@ -245,8 +258,8 @@ impl Plane {
             && let Ok(permit) = self.outputs.try_reserve()
         {
             if let Some(output) = self.unsent.pop_front() {
-                            permit.send(output);
-                        }
+                permit.send(output);
+            }
         }
     }
 
@@ -254,7 +267,9 @@ impl Plane {
         let now = Instant::now();
         self.handle_input(first, now);
         for _ in 1..BATCH {
-            let Ok(input) = self.inputs.try_recv() else { break };
+            let Ok(input) = self.inputs.try_recv() else {
+                break;
+            };
             self.handle_input(input, now);
         }
     }
@@ -271,7 +286,9 @@ impl Plane {
         let now = Instant::now();
         self.handle_command(first, now);
         for _ in 1..BATCH {
-            let Ok(command) = self.commands.try_recv() else { break };
+            let Ok(command) = self.commands.try_recv() else {
+                break;
+            };
             self.handle_command(command, now);
         }
     }
@@ -287,31 +304,69 @@ impl Plane {
                 let ticket = self.router.flush(now);
                 self.promise(ticket, Promise::Done(done));
             }
-            Command::Send { from, draft, answer, wait } => {
+            Command::Send {
+                from,
+                draft,
+                answer,
+                wait,
+            } => {
                 let id = draft.id;
                 let accept = self.router.send(&from, draft, now);
                 let taken = accept.is_ok();
                 self.accept(id, accept, answer);
                 if let Some(waiter) = wait.filter(|_| taken) {
-                    self.wait(MessageKey { instance: from.instance, id }, waiter, now);
+                    self.wait(
+                        MessageKey {
+                            instance: from.instance,
+                            id,
+                        },
+                        waiter,
+                        now,
+                    );
                 }
             }
-            Command::Reply { from, to, answer, done } => {
+            Command::Reply {
+                from,
+                to,
+                answer,
+                done,
+            } => {
                 let id = answer.id;
                 let accept = self.router.reply(&from, to, answer, now);
                 self.accept(id, accept, done);
             }
             Command::Wait { agent, id, waiter } => {
-                self.wait(MessageKey { instance: agent.instance, id }, waiter, now);
+                self.wait(
+                    MessageKey {
+                        instance: agent.instance,
+                        id,
+                    },
+                    waiter,
+                    now,
+                );
             }
-            Command::Receive { agent, max, hold, wait, answer } => {
+            Command::Receive {
+                agent,
+                max,
+                hold,
+                wait,
+                answer,
+            } => {
                 let holder = self.new_holder();
                 let hold = hold.unwrap_or(router::limits::VISIBILITY);
-                match self.router.demand(holder, agent.instance, max, Some(hold), now) {
+                match self
+                    .router
+                    .demand(holder, agent.instance, max, Some(hold), now)
+                {
                     Err(refusal) => tell(answer, Err(refusal.into())),
                     Ok(()) => {
                         let owner = agent.instance;
-                        let poller = Poller { owner, answer, deliveries: Vec::new(), wait };
+                        let poller = Poller {
+                            owner,
+                            answer,
+                            deliveries: Vec::new(),
+                            wait,
+                        };
                         self.pollers.insert(holder, poller);
                         // Even with nothing to show, one that does not wait is to be answered.
                         self.served.insert(holder);
@@ -322,8 +377,18 @@ impl Plane {
                 let holder = self.new_holder();
                 let credit = deliveries.capacity();
                 // An unknown agent's follower is dropped, and so its stream ends.
-                if self.router.demand(holder, agent.instance, credit, None, now).is_ok() {
-                    self.followers.insert(holder, Follower { owner: agent.instance, deliveries });
+                if self
+                    .router
+                    .demand(holder, agent.instance, credit, None, now)
+                    .is_ok()
+                {
+                    self.followers.insert(
+                        holder,
+                        Follower {
+                            owner: agent.instance,
+                            deliveries,
+                        },
+                    );
                 }
             }
             Command::Ack { agent, ids, done } => {
@@ -339,7 +404,12 @@ impl Plane {
                     None => tell(done, Ok(results)),
                 }
             }
-            Command::Heartbeat { agent, ids, hold, done } => {
+            Command::Heartbeat {
+                agent,
+                ids,
+                hold,
+                done,
+            } => {
                 let hold = hold.unwrap_or(router::limits::VISIBILITY);
                 let beat = |id| self.router.heartbeat(agent.instance, id, hold, now);
                 let results = ids.into_iter().map(beat).collect();
@@ -352,11 +422,17 @@ impl Plane {
                 }
             }
             Command::State { agent, id, answer } => {
-                tell(answer, self.router.status(agent.instance, id).map_err(Into::into));
+                tell(
+                    answer,
+                    self.router.status(agent.instance, id).map_err(Into::into),
+                );
             }
             Command::Queued(answer) => tell(answer, Ok(self.router.queued())),
             Command::Stats(answer) => {
-                let stats = Stats { router: self.router.stats(), spool: self.spool.stats() };
+                let stats = Stats {
+                    router: self.router.stats(),
+                    spool: self.spool.stats(),
+                };
                 // Who asked may be gone; so with every answer below.
                 let _ = answer.send(stats);
             }
@@ -370,7 +446,9 @@ impl Plane {
     fn accept(&mut self, id: MessageId, accept: Result<Accept, Refusal>, answer: Reply<Sent>) {
         match accept {
             Ok(Accept::Storing(ticket)) => self.promise(ticket, Promise::Sent(id, answer)),
-            Ok(Accept::Known(Status { id, state, error, .. })) => {
+            Ok(Accept::Known(Status {
+                id, state, error, ..
+            })) => {
                 tell(answer, Ok(Sent { id, state, error }));
             }
             Err(refusal) => {
@@ -391,7 +469,14 @@ impl Plane {
             let kept = first.key().0 <= stored;
             match first.remove() {
                 Promise::Sent(id, answer) if kept => {
-                    tell(answer, Ok(Sent { id, state: State::Accepted, error: None }));
+                    tell(
+                        answer,
+                        Ok(Sent {
+                            id,
+                            state: State::Accepted,
+                            error: None,
+                        }),
+                    );
                 }
                 Promise::Sent(_, answer) => tell(answer, Err(SendError::Store)),
                 Promise::Acked(results, done) if kept => tell(done, Ok(results)),
@@ -408,7 +493,9 @@ impl Plane {
     /// Lets a waiter wait, unless what it waits for is so already.
     fn wait(&mut self, key: MessageKey, waiter: Waiter, now: Instant) {
         // An unknown message: the waiter is dropped, and its caller asks for the state.
-        let Ok(status) = self.router.watch(key.instance, key.id, true, now) else { return };
+        let Ok(status) = self.router.watch(key.instance, key.id, true, now) else {
+            return;
+        };
         let others = self.waiters.entry(key).or_default();
         if waiter.what.met_by(&status) {
             let _ = waiter.answer.send(Outcome::Settled(status.clone()));
@@ -479,7 +566,9 @@ impl Plane {
             if self.pollers.get(&holder).is_none_or(waits) {
                 continue;
             }
-            let Some(poller) = self.pollers.remove(&holder) else { continue };
+            let Some(poller) = self.pollers.remove(&holder) else {
+                continue;
+            };
             match poller.answer.send(Ok(poller.deliveries)) {
                 Ok(()) => self.router.dismiss_holder(holder, now),
                 Err(_) => {
@@ -494,13 +583,18 @@ impl Plane {
     /// A caller went, or a follower has room again.
     fn forget_the_gone(&mut self) {
         let now = Instant::now();
-        let gone = self.pollers.iter().filter(|(_, poller)| poller.answer.is_closed());
+        let gone = self
+            .pollers
+            .iter()
+            .filter(|(_, poller)| poller.answer.is_closed());
         for holder in gone.map(|(holder, _)| *holder).collect::<Vec<_>>() {
             self.pollers.remove(&holder);
             self.router.release_holder(holder, now);
         }
         for holder in self.followers.keys().copied().collect::<Vec<_>>() {
-            let Some(follower) = self.followers.get(&holder) else { continue };
+            let Some(follower) = self.followers.get(&holder) else {
+                continue;
+            };
             let (owner, room) = (follower.owner, follower.deliveries.capacity());
             if follower.deliveries.is_closed() {
                 self.followers.remove(&holder);
@@ -512,7 +606,10 @@ impl Plane {
         for waiters in self.waiters.values_mut() {
             waiters.retain(|waiter| !waiter.answer.is_closed());
         }
-        let left = self.waiters.iter().filter(|(_, waiters)| waiters.is_empty());
+        let left = self
+            .waiters
+            .iter()
+            .filter(|(_, waiters)| waiters.is_empty());
         for key in left.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.unwatch_unless_awaited(key, now);
         }
@@ -524,7 +621,9 @@ impl Plane {
                 debug!(target: "crabmesh::audit", agent = %key.instance, msg = %key.id, to = %node, "accepted");
             }
             Event::Changed { key, status } => {
-                let Some(waiters) = self.waiters.get_mut(&key) else { return };
+                let Some(waiters) = self.waiters.get_mut(&key) else {
+                    return;
+                };
                 let met = |waiter: &mut Waiter| waiter.what.met_by(&status);
                 for waiter in waiters.extract_if(.., met).collect::<Vec<_>>() {
                     let _ = waiter.answer.send(Outcome::Settled(status.clone()));
@@ -542,9 +641,13 @@ impl Plane {
             }
             Event::Wanted { peer } => self.output(PeerOutput::Wanted(peer)),
             Event::AgentGone { instance } => {
-                self.followers.retain(|_, follower| follower.owner != instance);
+                self.followers
+                    .retain(|_, follower| follower.owner != instance);
                 self.waiters.retain(|key, _| key.instance != instance);
-                let gone = self.pollers.iter().filter(|(_, poller)| poller.owner == instance);
+                let gone = self
+                    .pollers
+                    .iter()
+                    .filter(|(_, poller)| poller.owner == instance);
                 for holder in gone.map(|(holder, _)| *holder).collect::<Vec<_>>() {
                     if let Some(poller) = self.pollers.remove(&holder) {
                         tell(poller.answer, Err(Refusal::UnknownAgent.into()));
@@ -571,7 +674,9 @@ impl Plane {
 
 /// Milliseconds since 1970, by the wall clock.
 pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 

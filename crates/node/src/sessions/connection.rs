@@ -35,7 +35,14 @@ impl Connection {
         let (control, control_frames) = mpsc::channel(QUEUE);
         let (messages, message_frames) = mpsc::channel(QUEUE);
         let task = serve(quic.clone(), heard, control_frames, message_frames);
-        (Self { quic, control, messages }, task)
+        (
+            Self {
+                quic,
+                control,
+                messages,
+            },
+            task,
+        )
     }
 
     pub fn id(&self) -> usize {
@@ -81,14 +88,18 @@ async fn serve(
 
 /// Writes all frames of one kind to one stream, as many at a time as wait.
 async fn write<T: Serialize>(quic: &quinn::Connection, kind: u8, mut frames: mpsc::Receiver<T>) {
-    let Ok(mut stream) = quic.open_uni().await else { return };
+    let Ok(mut stream) = quic.open_uni().await else {
+        return;
+    };
     let mut bytes = vec![kind];
     loop {
         if stream.write_all(&bytes).await.is_err() {
             return;
         }
         bytes.clear();
-        let Some(frame) = frames.recv().await else { return };
+        let Some(frame) = frames.recv().await else {
+            return;
+        };
         append(&frame, &mut bytes);
         while bytes.len() < WRITE_AT_ONCE
             && let Ok(frame) = frames.try_recv()

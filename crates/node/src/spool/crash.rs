@@ -42,7 +42,10 @@ mod armed {
         let armed = ARMED.get_or_init(|| {
             let text = std::env::var(super::VARIABLE).ok()?;
             let (name, passings) = text.split_once(':').unwrap_or((&text, "1"));
-            Some((name.to_owned(), AtomicU64::new(passings.parse().unwrap_or(1))))
+            Some((
+                name.to_owned(),
+                AtomicU64::new(passings.parse().unwrap_or(1)),
+            ))
         });
         let Some((at, left)) = armed else { return };
         if at == name && left.fetch_sub(1, Ordering::Relaxed) == 1 {

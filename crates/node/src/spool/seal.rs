@@ -33,11 +33,20 @@ pub(super) const CHECK_BYTES: usize = 16;
 
 impl Sealer {
     pub(super) fn new(key: &[u8; 32], salt: &[u8; SALT_BYTES], key_id: u32) -> Self {
-        Self { key_id, key: derive(key, salt), counter: 0 }
+        Self {
+            key_id,
+            key: derive(key, salt),
+            counter: 0,
+        }
     }
 
     /// The sealed row, in `out`.
-    pub(super) fn seal(&mut self, row: RowId, value: &Row, out: &mut Vec<u8>) -> Result<(), NotARow> {
+    pub(super) fn seal(
+        &mut self,
+        row: RowId,
+        value: &Row,
+        out: &mut Vec<u8>,
+    ) -> Result<(), NotARow> {
         out.clear();
         out.extend_from_slice(&self.key_id.to_le_bytes());
         out.extend_from_slice(&self.counter.to_le_bytes());
@@ -62,7 +71,10 @@ impl Sealer {
 
 impl Opener {
     pub(super) fn new(key: &[u8; 32], salt: &[u8; SALT_BYTES], key_id: u32) -> Self {
-        Self { key_id, key: derive(key, salt) }
+        Self {
+            key_id,
+            key: derive(key, salt),
+        }
     }
 
     /// The row in sealed bytes.
@@ -71,8 +83,10 @@ impl Opener {
         let counter = u64::from_le_bytes(*head.last_chunk().ok_or(NotARow)?);
         let mut bytes = body.to_vec();
         let aad = Aad::from(additional(table, row, self.key_id));
-        let plain =
-            self.key.open_in_place(nonce(counter), aad, &mut bytes).map_err(|_| NotARow)?;
+        let plain = self
+            .key
+            .open_in_place(nonce(counter), aad, &mut bytes)
+            .map_err(|_| NotARow)?;
         decode(table, plain)
     }
 }

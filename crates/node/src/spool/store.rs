@@ -63,7 +63,13 @@ impl Store {
         key: &Zeroizing<[u8; 32]>,
         durability: Durability,
     ) -> Result<Self, SpoolError> {
-        let failed = |verb| move |source| SpoolError::Database { verb, path: path.into(), source };
+        let failed = |verb| {
+            move |source| SpoolError::Database {
+                verb,
+                path: path.into(),
+                source,
+            }
+        };
         // SQLite gives its other files the mode of this one.
         OpenOptions::new()
             .create(true)
@@ -71,7 +77,11 @@ impl Store {
             .write(true)
             .mode(0o600)
             .open(path)
-            .map_err(|source| SpoolError::Io { verb: "make", path: path.into(), source })?;
+            .map_err(|source| SpoolError::Io {
+                verb: "make",
+                path: path.into(),
+                source,
+            })?;
         let connection = Connection::open(path).map_err(failed("open"))?;
         let synchronous = match durability {
             Durability::Full => "FULL",
@@ -94,7 +104,11 @@ impl Store {
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(failed("read"))?;
         if found > SCHEMA_VERSION {
-            return Err(SpoolError::Newer { path: path.into(), found, known: SCHEMA_VERSION });
+            return Err(SpoolError::Newer {
+                path: path.into(),
+                found,
+                known: SCHEMA_VERSION,
+            });
         }
         if found == 0 {
             create(&connection, key).map_err(failed("make"))?;
@@ -107,20 +121,40 @@ impl Store {
                 .optional()
         };
         let epoch = meta("epoch").map_err(failed("read"))?;
-        let epoch = epoch.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
-        let check = meta("key_check").map_err(failed("read"))?.unwrap_or_default();
+        let epoch = epoch
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u64::from_le_bytes);
+        let check = meta("key_check")
+            .map_err(failed("read"))?
+            .unwrap_or_default();
         if check != seal::key_check(key, epoch) {
-            return Err(SpoolError::WrongKey { key: state.file(KEY), path: path.into() });
+            return Err(SpoolError::WrongKey {
+                key: state.file(KEY),
+                path: path.into(),
+            });
         }
         let salt: [u8; SALT_BYTES] = random();
         connection
-            .execute("INSERT INTO starts (salt) VALUES (?1)", params![salt.as_slice()])
+            .execute(
+                "INSERT INTO starts (salt) VALUES (?1)",
+                params![salt.as_slice()],
+            )
             .map_err(failed("write"))?;
         let start = u32::try_from(connection.last_insert_rowid()).map_err(|_| {
-            failed("write")(rusqlite::Error::IntegralValueOutOfRange(0, i64::from(u32::MAX)))
+            failed("write")(rusqlite::Error::IntegralValueOutOfRange(
+                0,
+                i64::from(u32::MAX),
+            ))
         })?;
         let sealer = Sealer::new(key, &salt, start);
-        Ok(Self { connection, sealer, path: path.into(), key: key.clone(), epoch, start })
+        Ok(Self {
+            connection,
+            sealer,
+            path: path.into(),
+            key: key.clone(),
+            epoch,
+            start,
+        })
     }
 
     /// Reads every row. One that does not open is set aside in a table of its own.
@@ -136,7 +170,9 @@ impl Store {
     fn read_all(&self) -> Result<Loaded, rusqlite::Error> {
         let mut openers = BTreeMap::new();
         let mut salts = self.connection.prepare("SELECT id, salt FROM starts")?;
-        let salts = salts.query_map([], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+        let salts = salts.query_map([], |row| {
+            Ok((row.get::<_, u32>(0)?, row.get::<_, Vec<u8>>(1)?))
+        })?;
         for salt in salts {
             let (id, salt) = salt?;
             if let Ok(salt) = salt.try_into() {
@@ -167,29 +203,46 @@ impl Store {
         }
         for (table, id) in &damaged {
             let name = table.as_str();
-            tracing::error!(table = name, row = id, "a row of the spool cannot be read and is set aside");
+            tracing::error!(
+                table = name,
+                row = id,
+                "a row of the spool cannot be read and is set aside"
+            );
             self.connection.execute(
                 &format!("INSERT INTO damaged (origin, row, value) SELECT '{name}', id, value FROM {name} WHERE id = ?1"),
                 [id],
             )?;
-            self.connection.execute(&format!("DELETE FROM {name} WHERE id = ?1"), [id])?;
+            self.connection
+                .execute(&format!("DELETE FROM {name} WHERE id = ?1"), [id])?;
         }
         if damaged.is_empty() {
             for id in openers.keys().filter(|id| !used.contains(id)) {
-                self.connection.execute("DELETE FROM starts WHERE id = ?1", [id])?;
+                self.connection
+                    .execute("DELETE FROM starts WHERE id = ?1", [id])?;
             }
         }
-        Ok(Loaded { rows, damaged: damaged.len() })
+        Ok(Loaded {
+            rows,
+            damaged: damaged.len(),
+        })
     }
 }
 
 fn read_key(state: &StateDir, database: &Path) -> Result<Zeroizing<[u8; 32]>, SpoolError> {
-    let wrong = || SpoolError::WrongKey { key: state.file(KEY), path: database.into() };
+    let wrong = || SpoolError::WrongKey {
+        key: state.file(KEY),
+        path: database.into(),
+    };
     if let Some(bytes) = state.read(KEY)?.map(Zeroizing::new) {
-        return <[u8; 32]>::try_from(bytes.as_slice()).map(Zeroizing::new).map_err(|_| wrong());
+        return <[u8; 32]>::try_from(bytes.as_slice())
+            .map(Zeroizing::new)
+            .map_err(|_| wrong());
     }
     if std::fs::metadata(database).is_ok_and(|facts| facts.len() > 0) {
-        return Err(SpoolError::KeyMissing { key: state.file(KEY), path: database.into() });
+        return Err(SpoolError::KeyMissing {
+            key: state.file(KEY),
+            path: database.into(),
+        });
     }
     let key = Zeroizing::new(random());
     state.write(KEY, key.as_slice())?;
@@ -228,7 +281,10 @@ fn check(connection: &Connection) -> Result<(), rusqlite::Error> {
 
 fn is_damage(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error_code();
-    matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    matches!(
+        code,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
 }
 
 /// Moves a damaged database and its log out of the way.
@@ -238,9 +294,15 @@ fn set_aside(path: &Path) -> Result<PathBuf, SpoolError> {
         name.push(suffix);
         PathBuf::from(name)
     };
-    let free = (1..).map(|n| with(&format!(".damaged-{n}"))).find(|aside| !aside.exists());
+    let free = (1..)
+        .map(|n| with(&format!(".damaged-{n}")))
+        .find(|aside| !aside.exists());
     let aside = free.expect("a file system has fewer names than numbers");
-    let renamed = |source| SpoolError::Io { verb: "set aside", path: path.into(), source };
+    let renamed = |source| SpoolError::Io {
+        verb: "set aside",
+        path: path.into(),
+        source,
+    };
     let log = with("-wal");
     if log.exists() {
         let mut aside_log = aside.as_os_str().to_owned();

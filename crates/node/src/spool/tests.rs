@@ -15,7 +15,12 @@ async fn what_was_stored_is_there_after_a_restart() {
     let (one, two) = (RowId(first.0 + 1), RowId(first.0 + 2));
     let writes = vec![Write::Put(one, waiting(b"one")), Write::Put(two, known())];
     store(&opened.spool, 1, writes).await;
-    store(&opened.spool, 2, vec![Write::Put(two, dead()), Write::Delete(Table::Inbox, two)]).await;
+    store(
+        &opened.spool,
+        2,
+        vec![Write::Put(two, dead()), Write::Delete(Table::Inbox, two)],
+    )
+    .await;
     let epoch = opened.epoch;
     drop(opened);
 
@@ -31,7 +36,10 @@ async fn a_store_without_a_ticket_reaches_the_disk_before_the_spool_ends() {
     let (_home, state) = state();
     let opened = Spool::open(&state, Durability::Full).expect("new");
     let writes = vec![Write::Put(RowId(9), waiting(b"lazy"))];
-    opened.spool.submit(&mut vec![Job { ticket: None, writes }]);
+    opened.spool.submit(&mut vec![Job {
+        ticket: None,
+        writes,
+    }]);
     drop(opened);
 
     let again = Spool::open(&state, Durability::Full).expect("there");
@@ -51,22 +59,36 @@ async fn many_stores_share_one_commit() {
 
     until_stored(&opened.spool, 200).await;
 
-    assert_eq!((opened.spool.stats().commits, opened.spool.stats().writes), (1, 200));
+    assert_eq!(
+        (opened.spool.stats().commits, opened.spool.stats().writes),
+        (1, 200)
+    );
 }
 
 #[tokio::test]
 async fn nothing_readable_is_on_disk_and_nobody_else_may_read_it() {
     let (_home, state) = state();
     let opened = Spool::open(&state, Durability::Full).expect("new");
-    store(&opened.spool, 1, vec![Write::Put(RowId(1), waiting(b"attack at dawn"))]).await;
+    store(
+        &opened.spool,
+        1,
+        vec![Write::Put(RowId(1), waiting(b"attack at dawn"))],
+    )
+    .await;
 
     for name in [DATABASE, "spool.db-wal", KEY] {
         let path = state.file(name);
         let bytes = std::fs::read(&path).expect("there");
         for secret in [&b"attack at dawn"[..], b"planner", b"coder", b"gw-b"] {
-            assert!(!bytes.windows(secret.len()).any(|it| it == secret), "{name}");
+            assert!(
+                !bytes.windows(secret.len()).any(|it| it == secret),
+                "{name}"
+            );
         }
-        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        let mode = std::fs::metadata(&path)
+            .expect("there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o077, 0, "{name}");
     }
 }
@@ -75,18 +97,37 @@ async fn nothing_readable_is_on_disk_and_nobody_else_may_read_it() {
 async fn the_key_of_another_spool_is_named_and_nothing_is_touched() {
     let (_home, state) = state();
     let opened = Spool::open(&state, Durability::Full).expect("new");
-    store(&opened.spool, 1, vec![Write::Put(RowId(1), waiting(b"kept"))]).await;
+    store(
+        &opened.spool,
+        1,
+        vec![Write::Put(RowId(1), waiting(b"kept"))],
+    )
+    .await;
     drop(opened);
     let key = state.read(KEY).expect("readable").expect("there");
 
     state.write(KEY, &[7; 32]).expect("written");
-    let wrong = Spool::open(&state, Durability::Full).expect_err("refused").to_string();
-    assert!(wrong.contains("spool.key") && wrong.contains("hint:"), "{wrong}");
+    let wrong = Spool::open(&state, Durability::Full)
+        .expect_err("refused")
+        .to_string();
+    assert!(
+        wrong.contains("spool.key") && wrong.contains("hint:"),
+        "{wrong}"
+    );
     state.remove(KEY).expect("removed");
-    assert!(matches!(Spool::open(&state, Durability::Full), Err(SpoolError::KeyMissing { .. })));
+    assert!(matches!(
+        Spool::open(&state, Durability::Full),
+        Err(SpoolError::KeyMissing { .. })
+    ));
 
     state.write(KEY, &key).expect("written");
-    assert_eq!(Spool::open(&state, Durability::Full).expect("there").rows.len(), 1);
+    assert_eq!(
+        Spool::open(&state, Durability::Full)
+            .expect("there")
+            .rows
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -100,7 +141,12 @@ async fn a_damaged_file_is_set_aside_and_the_gateway_begins_anew() {
     let aside = opened.quarantined.as_ref().expect("named");
     assert_eq!(std::fs::read(aside).expect("kept")[..4], [0x55; 4]);
     assert!(opened.rows.is_empty());
-    store(&opened.spool, 1, vec![Write::Put(RowId(1), waiting(b"works"))]).await;
+    store(
+        &opened.spool,
+        1,
+        vec![Write::Put(RowId(1), waiting(b"works"))],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -111,16 +157,26 @@ async fn a_row_that_was_tampered_with_or_moved_is_set_aside_alone() {
     store(&opened.spool, 1, puts.collect()).await;
     drop(opened);
     let raw = rusqlite::Connection::open(state.file(DATABASE)).expect("opens");
-    let flip = "UPDATE outbox SET value = substr(value, 1, 20) || x'00' || substr(value, 22) WHERE id = 1";
+    let flip =
+        "UPDATE outbox SET value = substr(value, 1, 20) || x'00' || substr(value, 22) WHERE id = 1";
     raw.execute(flip, []).expect("tampered");
-    raw.execute("UPDATE outbox SET id = 22 WHERE id = 2", []).expect("moved");
+    raw.execute("UPDATE outbox SET id = 22 WHERE id = 2", [])
+        .expect("moved");
     drop(raw);
 
     let again = Spool::open(&state, Durability::Full).expect("there");
 
-    assert_eq!((again.rows.len(), again.rows[0].0, again.damaged), (1, RowId(3), 2));
+    assert_eq!(
+        (again.rows.len(), again.rows[0].0, again.damaged),
+        (1, RowId(3), 2)
+    );
     drop(again);
-    assert_eq!(Spool::open(&state, Durability::Full).expect("there").damaged, 0);
+    assert_eq!(
+        Spool::open(&state, Durability::Full)
+            .expect("there")
+            .damaged,
+        0
+    );
 }
 
 #[tokio::test]
@@ -131,7 +187,10 @@ async fn a_newer_format_is_left_alone() {
     raw.pragma_update(None, "user_version", 99).expect("set");
     drop(raw);
 
-    assert!(matches!(Spool::open(&state, Durability::Full), Err(SpoolError::Newer { found: 99, .. })));
+    assert!(matches!(
+        Spool::open(&state, Durability::Full),
+        Err(SpoolError::Newer { found: 99, .. })
+    ));
 }
 
 #[tokio::test]
@@ -146,7 +205,10 @@ async fn a_failed_commit_fails_everything_that_was_asked_for_before_it_was_known
     .expect("a disk that is full for row 1");
     drop(raw);
     let opened = Spool::open(&state, Durability::Full).expect("there");
-    let good = |n| Job { ticket: Some(Ticket(n)), writes: vec![Write::Put(RowId(n), waiting(b"x"))] };
+    let good = |n| Job {
+        ticket: Some(Ticket(n)),
+        writes: vec![Write::Put(RowId(n), waiting(b"x"))],
+    };
     opened.spool.submit(&mut vec![good(1)]);
     opened.spool.changed().await;
     opened.spool.submit(&mut vec![good(2)]);
@@ -177,7 +239,10 @@ fn state() -> (tempfile::TempDir, StateDir) {
 }
 
 async fn store(spool: &Spool, ticket: u64, writes: Vec<Write>) {
-    spool.submit(&mut vec![Job { ticket: Some(Ticket(ticket)), writes }]);
+    spool.submit(&mut vec![Job {
+        ticket: Some(Ticket(ticket)),
+        writes,
+    }]);
     until_stored(spool, ticket).await;
 }
 
@@ -212,10 +277,16 @@ fn waiting(body: &[u8]) -> Row {
 
 fn known() -> Row {
     Row::Inbox(router::InboxRow::Known(Known {
-        owner: router::Agent { name: "coder".parse().expect("a name"), instance: InstanceId([2; 16]) },
+        owner: router::Agent {
+            name: "coder".parse().expect("a name"),
+            instance: InstanceId([2; 16]),
+        },
         node: NodeId([1; 16]),
         from: "planner@gw-a".parse().expect("an address"),
-        key: MessageKey { instance: InstanceId([1; 16]), id: MessageId::new(5, [1; 10]) },
+        key: MessageKey {
+            instance: InstanceId([1; 16]),
+            id: MessageId::new(5, [1; 10]),
+        },
         epoch: 3,
         sequence: 4,
         hash: [6; 16],
@@ -232,7 +303,11 @@ fn dead() -> Row {
         agent: "planner".parse().expect("a name"),
         other: "coder@gw-b".parse().expect("an address"),
         id: MessageId::new(5, [1; 10]),
-        error: Failure { code: "expired".into(), reason: "late".into(), missing_grant: None },
+        error: Failure {
+            code: "expired".into(),
+            reason: "late".into(),
+            missing_grant: None,
+        },
         at_ms: 7,
         content_type: "text/plain".into(),
         body: b"late"[..].into(),

@@ -94,7 +94,10 @@ impl Shared {
                     let waited = self.wake.wait_timeout(queue, due - now);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .wake
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner),
             };
         }
         if queue.jobs.is_empty() {
@@ -124,7 +127,11 @@ impl Shared {
 
 /// The thread: take, commit, tell, until closed and empty.
 pub(super) fn run(store: Store, shared: &Shared) {
-    let Store { connection, mut sealer, .. } = store;
+    let Store {
+        connection,
+        mut sealer,
+        ..
+    } = store;
     let mut jobs = Vec::with_capacity(MOST_AT_ONCE);
     let mut buffer = Vec::with_capacity(4096);
     while shared.take(&mut jobs).is_some() {
@@ -170,8 +177,12 @@ fn commit(
             Write::Put(row, value) => {
                 let id = i64::try_from(row.0).unwrap_or(i64::MAX);
                 // A value that cannot be sealed is a store that failed, not one that is skipped.
-                sealer.seal(*row, value, buffer).map_err(|_| rusqlite::Error::InvalidQuery)?;
-                statements.put(value.table()).execute(params![id, buffer.as_slice()])?;
+                sealer
+                    .seal(*row, value, buffer)
+                    .map_err(|_| rusqlite::Error::InvalidQuery)?;
+                statements
+                    .put(value.table())
+                    .execute(params![id, buffer.as_slice()])?;
             }
             Write::Delete(table, row) => {
                 let id = i64::try_from(row.0).unwrap_or(i64::MAX);
@@ -197,9 +208,12 @@ impl<'a> Statements<'a> {
     fn prepare(connection: &'a Connection) -> Result<Self, rusqlite::Error> {
         Ok(Self {
             put: [
-                connection.prepare_cached("INSERT OR REPLACE INTO outbox (id, value) VALUES (?1, ?2)")?,
-                connection.prepare_cached("INSERT OR REPLACE INTO inbox (id, value) VALUES (?1, ?2)")?,
-                connection.prepare_cached("INSERT OR REPLACE INTO dead (id, value) VALUES (?1, ?2)")?,
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO outbox (id, value) VALUES (?1, ?2)")?,
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO inbox (id, value) VALUES (?1, ?2)")?,
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO dead (id, value) VALUES (?1, ?2)")?,
             ],
             delete: [
                 connection.prepare_cached("DELETE FROM outbox WHERE id = ?1")?,
@@ -222,8 +236,13 @@ impl<'a> Statements<'a> {
 #[cfg(debug_assertions)]
 fn pass(side: &str, jobs: &[Job]) {
     let before = side == "before";
-    let writes = || jobs.iter().flat_map(|job| job.writes.iter().map(|write| (job.ticket, write)));
-    let has = |wanted: fn(Option<Ticket>, &Write) -> bool| writes().any(|(ticket, write)| wanted(ticket, write));
+    let writes = || {
+        jobs.iter()
+            .flat_map(|job| job.writes.iter().map(|write| (job.ticket, write)))
+    };
+    let has = |wanted: fn(Option<Ticket>, &Write) -> bool| {
+        writes().any(|(ticket, write)| wanted(ticket, write))
+    };
     let name = |a: &'static str, b: &'static str| crash::point(if before { a } else { b });
     if has(|_, write| matches!(write, Write::Put(_, Row::Outbox(OutboxRow::Waiting { .. })))) {
         name("before-outbox-commit", "after-outbox-commit");
@@ -237,7 +256,10 @@ fn pass(side: &str, jobs: &[Job]) {
         name("before-ack-commit", "after-ack-commit");
     }
     if has(|_, write| {
-        matches!(write, Write::Put(_, Row::Outbox(OutboxRow::Sent(_))) | Write::Delete(..))
+        matches!(
+            write,
+            Write::Put(_, Row::Outbox(OutboxRow::Sent(_))) | Write::Delete(..)
+        )
     }) {
         name("before-forget-commit", "after-forget-commit");
     }

@@ -17,7 +17,14 @@ async fn who_may_call_which_route() {
     let acting = vec![("x-crabmesh-agent", "planner".to_owned())];
     let plain = Vec::new;
     // Who, over the socket or not, with which token and headers; and what each access answers them.
-    let callers: [(&str, bool, Option<&str>, Vec<_>, [&str; 3]); 9] = [
+    type Caller<'a> = (
+        &'a str,
+        bool,
+        Option<&'a str>,
+        Vec<(&'a str, String)>,
+        [&'a str; 3],
+    );
+    let callers: [Caller<'_>; 9] = [
         (
             "a stranger over TCP",
             false,

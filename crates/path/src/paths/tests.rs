@@ -14,7 +14,11 @@ fn data_goes_over_the_relay_first_and_straight_once_that_is_proven() {
     world.run(1000 * MS);
 
     assert_eq!([world.kind(0), world.kind(1)], ["direct", "direct"]);
-    assert_eq!(world.size(0), 1440, "the ladder found the whole Ethernet frame");
+    assert_eq!(
+        world.size(0),
+        1440,
+        "the ladder found the whole Ethernet frame"
+    );
     assert!(world.good.contains(&world.addrs[1]));
 }
 
@@ -91,7 +95,10 @@ fn an_active_direct_path_is_kept_alive_every_twenty_seconds() {
     world.run(100_000 * MS);
 
     let packets = world.sent - before;
-    assert!((16..=28).contains(&packets), "{packets} packets: two sides, a probe and an answer each");
+    assert!(
+        (16..=28).contains(&packets),
+        "{packets} packets: two sides, a probe and an answer each"
+    );
 }
 
 #[test]
@@ -105,7 +112,10 @@ fn without_a_beacon_the_direct_path_is_kept_alive_every_twelve_seconds_for_hours
 
     assert_eq!([world.kind(0), world.kind(1)], ["direct", "direct"]);
     let packets = world.sent - before;
-    assert!((1100..=1300).contains(&packets), "{packets} packets in an hour");
+    assert!(
+        (1100..=1300).contains(&packets),
+        "{packets} packets in an hour"
+    );
 }
 
 #[test]
@@ -124,9 +134,25 @@ fn losing_the_beacon_while_relayed_looks_for_the_direct_path_at_once() {
 }
 
 #[test]
+fn a_late_datagram_does_not_bring_a_lost_relay_back() {
+    let mut world = World::new();
+    world.cut = [true, true];
+    world.meet();
+    world.run(500 * MS);
+    let link = world.relay_link(0);
+
+    world.lose_beacon();
+    world.peers[0].handle_heard(&link, world.now);
+
+    assert_eq!(world.kind(0), "none");
+}
+
+#[test]
 fn an_unreachable_link_is_left_at_once() {
     let mut world = World::direct();
-    let link = Link::Direct { remote: world.addrs[1] };
+    let link = Link::Direct {
+        remote: world.addrs[1],
+    };
 
     world.peers[0].handle_link_error(&link, world.now);
 
@@ -150,27 +176,40 @@ fn probing_an_address_that_never_answers_ends() {
 fn a_hostile_list_of_candidates_makes_few_probes() {
     let start = Instant::now();
     let mut paths = World::paths(0, start);
-    paths.set_relays(&[RELAY], false, start);
+    paths.set_relays(&[RELAY], &[RELAY], start);
     paths.handle_session(start);
 
     let mut probes = 0;
     for epoch in 0..50 {
         let now = start + Duration::from_secs(u64::from(epoch));
         let victim = (1000..1100).map(|port| Candidate {
-            addr: ([203, 0, 113, 1], port + u16::try_from(epoch).expect("small")).into(),
+            addr: (
+                [203, 0, 113, 1],
+                port + u16::try_from(epoch).expect("small"),
+            )
+                .into(),
             kind: path_kind(),
         });
         paths.handle_candidates(epoch, victim, now);
         for tick in 0..50 {
             paths.handle_timeout(now + tick * 20 * MS);
             while let Some(action) = paths.poll_action() {
-                probes += usize::from(matches!(action, Action::Probe { link: Link::Direct { .. }, .. }));
+                probes += usize::from(matches!(
+                    action,
+                    Action::Probe {
+                        link: Link::Direct { .. },
+                        ..
+                    }
+                ));
             }
         }
         assert!(paths.pairs.len() <= Paths::MAX_PAIRS);
     }
 
-    assert!(probes <= 120, "{probes} probes to one host in fifty seconds");
+    assert!(
+        probes <= 120,
+        "{probes} probes to one host in fifty seconds"
+    );
 }
 
 fn path_kind() -> wire::probe::CandidateKind {
@@ -204,8 +243,18 @@ enum Packet {
 
 impl World {
     fn paths(n: u8, now: Instant) -> Paths {
-        let reach = Reach { allow_loopback: false, overlay: "fd00::1".parse().expect("an address") };
-        Paths::new(PathsConfig { peer: NodeId([n; 16]), reach }, u64::from(n), now)
+        let reach = Reach {
+            allow_loopback: false,
+            overlay: "fd00::1".parse().expect("an address"),
+        };
+        Paths::new(
+            PathsConfig {
+                peer: NodeId([n; 16]),
+                reach,
+            },
+            u64::from(n),
+            now,
+        )
     }
 
     fn new() -> Self {
@@ -228,7 +277,7 @@ impl World {
     /// Both have a relay and a session.
     fn meet(&mut self) {
         for n in 0..2 {
-            self.peers[n].set_relays(&[RELAY], false, self.now);
+            self.peers[n].set_relays(&[RELAY], &[RELAY], self.now);
             let link = self.relay_link(n);
             self.peers[n].handle_heard(&link, self.now);
             self.peers[n].handle_session(self.now);
@@ -246,13 +295,16 @@ impl World {
 
     fn lose_beacon(&mut self) {
         for n in 0..2 {
-            self.peers[n].set_relays(&[], true, self.now);
+            self.peers[n].set_relays(&[], &[], self.now);
             self.act(n);
         }
     }
 
     fn relay_link(&self, n: usize) -> Link {
-        Link::Relay { relay: RELAY, peer: self.peers[n].config.peer }
+        Link::Relay {
+            relay: RELAY,
+            peer: self.peers[n].config.peer,
+        }
     }
 
     fn kind(&self, n: usize) -> &'static str {
@@ -296,7 +348,9 @@ impl World {
         loop {
             let timeouts = self.peers.iter().filter_map(Paths::poll_timeout);
             let arrivals = self.flight.iter().map(|(at, ..)| *at);
-            let Some(next) = timeouts.chain(arrivals).min().filter(|at| *at <= end) else { break };
+            let Some(next) = timeouts.chain(arrivals).min().filter(|at| *at <= end) else {
+                break;
+            };
             self.now = self.now.max(next);
             let due = |(at, ..): &mut (Instant, usize, Link, Packet)| *at <= self.now;
             let arrived: Vec<_> = self.flight.extract_if(.., due).collect();
@@ -307,7 +361,10 @@ impl World {
                 self.peers[n].handle_timeout(self.now);
                 self.act(n);
                 let again = self.peers[n].poll_timeout();
-                assert!(again.is_none_or(|at| at > self.now), "due again at once: {again:?}");
+                assert!(
+                    again.is_none_or(|at| at > self.now),
+                    "due again at once: {again:?}"
+                );
             }
         }
         self.now = end;
@@ -333,7 +390,15 @@ impl World {
             Packet::Ack(ack) => peer.handle_ack(&link, &ack, now),
             Packet::Candidates(epoch) => {
                 let addr = self.addrs[1 - n];
-                peer.handle_candidates(epoch, [Candidate { addr, kind: path_kind() }].into_iter(), now);
+                peer.handle_candidates(
+                    epoch,
+                    [Candidate {
+                        addr,
+                        kind: path_kind(),
+                    }]
+                    .into_iter(),
+                    now,
+                );
             }
             Packet::Note(note) => peer.handle_note(note, now),
             Packet::Data => {}
@@ -343,7 +408,9 @@ impl World {
 
     fn send_back(&mut self, n: usize, link: Link, packet: Packet, size: usize) {
         let link = match link {
-            Link::Direct { .. } => Link::Direct { remote: self.addrs[1 - n] },
+            Link::Direct { .. } => Link::Direct {
+                remote: self.addrs[1 - n],
+            },
             Link::Relay { .. } => self.relay_link(n),
         };
         self.send(n, link, packet, size);
@@ -379,7 +446,9 @@ impl World {
                 self.probes_cut += usize::from(matches!(packet, Packet::Probe(..)));
                 return;
             }
-            Link::Direct { .. } => Link::Direct { remote: self.addrs[n] },
+            Link::Direct { .. } => Link::Direct {
+                remote: self.addrs[n],
+            },
             Link::Relay { .. } => self.relay_link(1 - n),
         };
         let latency = if link.is_direct() { 10 * MS } else { 15 * MS };

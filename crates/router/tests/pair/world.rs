@@ -43,19 +43,31 @@ impl Authority for Rules {
     }
 
     fn name_of(&self, node: &NodeId) -> Option<NodeName> {
-        self.names.iter().find(|(_, id)| *id == node).map(|(name, _)| name.clone())
+        self.names
+            .iter()
+            .find(|(_, id)| *id == node)
+            .map(|(name, _)| name.clone())
     }
 }
 
 /// The members of the mesh, without those that are `absent`, under this policy.
 pub fn rules(text: Option<&str>, absent: &[usize]) -> Arc<Rules> {
-    let members: Vec<usize> = [A, B].into_iter().filter(|side| !absent.contains(side)).collect();
+    let members: Vec<usize> = [A, B]
+        .into_iter()
+        .filter(|side| !absent.contains(side))
+        .collect();
     let nodes: Vec<Node> = members.iter().map(|side| node(*side)).collect();
     let policy = text.map(|text| {
         let (document, _) = Document::parse("policy.hujson", text).expect("a policy");
         Policy::compile(&document, &nodes)
     });
-    Arc::new(Rules { policy, names: nodes.iter().map(|node| (node.name.clone(), node.id)).collect() })
+    Arc::new(Rules {
+        policy,
+        names: nodes
+            .iter()
+            .map(|node| (node.name.clone(), node.id))
+            .collect(),
+    })
 }
 
 fn node(side: usize) -> Node {
@@ -112,8 +124,19 @@ impl Pair {
     fn down(start: Instant) -> Self {
         let rules = [rules(Some(OPEN), &[]), rules(Some(OPEN), &[])];
         let side = |side: usize| {
-            let agents = vec![agent(["planner", "coder"][side], u8::try_from(side).expect("small") + 1)];
-            let router = restore(side, 1, &agents, Vec::new(), rules[side].clone(), start, start);
+            let agents = vec![agent(
+                ["planner", "coder"][side],
+                u8::try_from(side).expect("small") + 1,
+            )];
+            let router = restore(
+                side,
+                1,
+                &agents,
+                Vec::new(),
+                rules[side].clone(),
+                start,
+                start,
+            );
             Side {
                 router,
                 disk: BTreeMap::new(),
@@ -128,7 +151,15 @@ impl Pair {
             }
         };
         let sides = [side(A), side(B)];
-        Self { sides, wire: Default::default(), up: false, now: start, start, rules, made: 0 }
+        Self {
+            sides,
+            wire: Default::default(),
+            up: false,
+            now: start,
+            start,
+            rules,
+            made: 0,
+        }
     }
 
     pub fn connect(&mut self) {
@@ -148,12 +179,18 @@ impl Pair {
     /// Power goes: only the disk stays, and the session is gone. Both come up again.
     pub fn crash(&mut self, side: usize) {
         self.disconnect();
-        let rows = self.sides[side].disk.iter().map(|((_, id), row)| (*id, row.clone())).collect();
+        let rows = self.sides[side]
+            .disk
+            .iter()
+            .map(|((_, id), row)| (*id, row.clone()))
+            .collect();
         let it = &mut self.sides[side];
         it.starts += 1;
         it.unsynced.clear();
         let rules = self.rules[side].clone();
-        it.router = restore(side, it.starts, &it.agents, rows, rules, self.start, self.now);
+        it.router = restore(
+            side, it.starts, &it.agents, rows, rules, self.start, self.now,
+        );
         self.connect();
     }
 
@@ -206,7 +243,9 @@ impl Pair {
     /// All frames on their way to a side arrive.
     pub fn carry(&mut self, side: usize) {
         for frame in std::mem::take(&mut self.wire[side]) {
-            self.sides[side].router.handle_frame(id_of(1 - side), frame, self.now);
+            self.sides[side]
+                .router
+                .handle_frame(id_of(1 - side), frame, self.now);
         }
     }
 
@@ -278,7 +317,10 @@ impl Pair {
     }
 
     pub fn ask(&mut self, body: &str) -> MessageId {
-        let draft = Draft { expects_reply: true, ..self.draft("coder@gw-b", body) };
+        let draft = Draft {
+            expects_reply: true,
+            ..self.draft("coder@gw-b", body)
+        };
         let id = draft.id;
         self.send(A, draft).expect("taken");
         id
@@ -302,7 +344,9 @@ impl Pair {
         self.made += 1;
         let (holder, hold) = (HolderId(self.made), Some(router::limits::VISIBILITY));
         let instance = it.agents[0].instance;
-        it.router.demand(holder, instance, max, hold, self.now).expect("an agent");
+        it.router
+            .demand(holder, instance, max, hold, self.now)
+            .expect("an agent");
         self.settle();
         self.sides[side].router.dismiss_holder(holder, self.now);
         std::mem::take(&mut self.sides[side].shown)
@@ -310,7 +354,9 @@ impl Pair {
 
     pub fn bodies(&mut self, side: usize) -> Vec<String> {
         let seen = self.receive(side, 10_000);
-        seen.iter().map(|it| String::from_utf8_lossy(&it.body).into_owned()).collect()
+        seen.iter()
+            .map(|it| String::from_utf8_lossy(&it.body).into_owned())
+            .collect()
     }
 
     pub fn ack(&mut self, side: usize, id: MessageId) -> Result<Option<Ticket>, Refusal> {
@@ -337,7 +383,10 @@ impl Pair {
 }
 
 pub fn agent(name: &str, life: u8) -> Agent {
-    Agent { name: name.parse().expect("a name"), instance: InstanceId([life; 16]) }
+    Agent {
+        name: name.parse().expect("a name"),
+        instance: InstanceId([life; 16]),
+    }
 }
 
 fn restore(
@@ -353,5 +402,15 @@ fn restore(
     let clock = Clock::new(BASE_MS, began);
     let seed = [u8::try_from(start % 200).expect("small"); 32];
     let first = RowId(start << 40);
-    Router::restore(id_of(side), epoch, first, agents.iter().cloned(), rows, rules, seed, clock, now)
+    Router::restore(
+        id_of(side),
+        epoch,
+        first,
+        agents.iter().cloned(),
+        rows,
+        rules,
+        seed,
+        clock,
+        now,
+    )
 }

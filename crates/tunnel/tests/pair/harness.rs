@@ -33,6 +33,10 @@ pub struct Pair {
     pub errors: [Vec<DatagramError>; 2],
     /// Datagrams on the wire: sender, link as sent, size.
     pub wire: Vec<(usize, Link, usize)>,
+    /// Told how long the world has existed, each time that time moves: the simulator's boringtun has
+    /// a clock that must follow.
+    pub on_time: fn(Duration),
+    start: Instant,
     flight: Vec<(Instant, usize, Link, Vec<u8>)>,
 }
 
@@ -70,6 +74,8 @@ impl Pair {
             events: Default::default(),
             errors: Default::default(),
             wire: Vec::new(),
+            on_time: |_| {},
+            start: now,
             flight: Vec::new(),
         }
     }
@@ -88,7 +94,10 @@ impl Pair {
     /// Connects both to the relay; they learn their outside addresses there.
     pub fn connect(&mut self) {
         for side in &mut self.nodes {
-            let observed = Candidate { addr: side.addr, kind: CandidateKind::Observed };
+            let observed = Candidate {
+                addr: side.addr,
+                kind: CandidateKind::Observed,
+            };
             side.tunnel.set_candidates(vec![observed], self.now);
             side.tunnel.set_relays(&[RELAY], self.now);
         }
@@ -139,12 +148,18 @@ impl Pair {
         loop {
             let wakes = self.nodes.iter().filter_map(|side| side.wake);
             let arrivals = self.flight.iter().map(|(at, ..)| *at);
-            let Some(next) = wakes.chain(arrivals).min().filter(|at| *at <= end) else { break };
+            let Some(next) = wakes.chain(arrivals).min().filter(|at| *at <= end) else {
+                break;
+            };
             self.now = self.now.max(next);
             let now = self.now;
+            (self.on_time)(now - self.start);
             let arrived: Vec<_> = self.flight.extract_if(.., |(at, ..)| *at <= now).collect();
             for (_, to, link, mut datagram) in arrived {
-                if let Err(error) = self.nodes[to].tunnel.handle_datagram(&link, &mut datagram, now) {
+                if let Err(error) = self.nodes[to]
+                    .tunnel
+                    .handle_datagram(&link, &mut datagram, now)
+                {
                     self.errors[to].push(error);
                 }
             }
@@ -153,11 +168,15 @@ impl Pair {
             }
             self.drain();
             assert!(
-                self.nodes.iter().filter_map(|side| side.wake).all(|wake| wake > now),
+                self.nodes
+                    .iter()
+                    .filter_map(|side| side.wake)
+                    .all(|wake| wake > now),
                 "a timeout in the past would spin"
             );
         }
         self.now = end;
+        (self.on_time)(end - self.start);
     }
 
     /// Lets time pass while both send a packet every 20 ms.
@@ -177,7 +196,11 @@ impl Pair {
             let mut sent: Vec<(Link, Vec<u8>)> = Vec::new();
             loop {
                 match self.nodes[n].tunnel.poll_output() {
-                    Output::Transmit { link, bytes, segment_size } => {
+                    Output::Transmit {
+                        link,
+                        bytes,
+                        segment_size,
+                    } => {
                         assert!(bytes.len() <= 65_507 && bytes.len().div_ceil(segment_size) <= 64);
                         sent.extend(bytes.chunks(segment_size).map(|one| (*link, one.to_vec())));
                     }
@@ -209,9 +232,16 @@ impl Pair {
                 }
             }
             Link::Relay { relay, peer } => {
-                assert!(datagram.len() <= 1132, "{} bytes for a relay", datagram.len());
+                assert!(
+                    datagram.len() <= 1132,
+                    "{} bytes for a relay",
+                    datagram.len()
+                );
                 if self.relay && peer == self.nodes[to].id {
-                    let seen = Link::Relay { relay, peer: self.nodes[n].id };
+                    let seen = Link::Relay {
+                        relay,
+                        peer: self.nodes[n].id,
+                    };
                     self.flight.push((self.now + 20 * MS, to, seen, datagram));
                 }
             }
@@ -230,7 +260,11 @@ impl Pair {
     }
 
     pub fn handshakes(&self, n: usize) -> u64 {
-        self.nodes[n].tunnel.status(self.now).map(|status| status.handshakes).sum()
+        self.nodes[n]
+            .tunnel
+            .status(self.now)
+            .map(|status| status.handshakes)
+            .sum()
     }
 }
 
@@ -243,7 +277,12 @@ impl Side {
         let key = WireGuardKey::generate([n; 32]);
         let id = NodeId([n; 16]);
         let overlay = Ipv6Addr::new(0xfd11, 0x2233, 0x4455, 0, 0, 0, 0, u16::from(n));
-        let config = TunnelConfig { node: id, key: key.clone(), overlay, allow_loopback: false };
+        let config = TunnelConfig {
+            node: id,
+            key: key.clone(),
+            overlay,
+            allow_loopback: false,
+        };
         Self {
             tunnel: Tunnel::new(config, [seed; 32], now),
             id,
@@ -263,7 +302,11 @@ impl Side {
             overlay: self.overlay,
             relays: relays.to_vec(),
             addresses: Vec::new(),
-            last_good: last_good.iter().filter(|addr| **addr == self.addr).copied().collect(),
+            last_good: last_good
+                .iter()
+                .filter(|addr| **addr == self.addr)
+                .copied()
+                .collect(),
         }
     }
 }

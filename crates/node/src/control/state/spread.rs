@@ -93,18 +93,18 @@ impl State {
         }
     }
 
-    pub(super) fn to_peers_but(&mut self, source: Source, frame: &PeerFrame) {
+    pub(super) fn send_peers_but(&mut self, source: Source, frame: &PeerFrame) {
         let peers: Vec<NodeId> = self
             .gossip
             .peers()
             .filter(|peer| source != Source::Peer(*peer))
             .collect();
         for peer in peers {
-            self.to_peer(peer, frame.clone());
+            self.send_peer(peer, frame.clone());
         }
     }
 
-    pub(super) fn to_peer(&mut self, peer: NodeId, frame: PeerFrame) {
+    pub(super) fn send_peer(&mut self, peer: NodeId, frame: PeerFrame) {
         self.outputs.push_back(Output::ToPeer(peer, frame));
     }
 }
