@@ -171,6 +171,32 @@ impl Mesh {
         self.state.path()
     }
 
+    /// Starts one more beacon on this host and adds it to the mesh.
+    pub fn add_beacon(&self, host: &Host) -> Running {
+        let state = self
+            .state
+            .path()
+            .join(&host.namespace)
+            .display()
+            .to_string();
+        let mut beacon = host.start(&[
+            &binary(),
+            "--state-dir",
+            &state,
+            "beacon",
+            "--listen",
+            "0.0.0.0:4747",
+        ]);
+        let line = beacon.line(STARTED_WITHIN);
+        let claim = line
+            .strip_prefix("claim ")
+            .unwrap_or_else(|| panic!("no claim in {line:?}"));
+        let address = format!("{}:4747", host.address);
+        self.operator(&["invite", "--beacon", &address, "--claim", claim], "")
+            .expect_success();
+        beacon
+    }
+
     fn spawn_beacon(&self) -> Running {
         let state = self.state.path().join("beacon-home");
         self.beacon_host.start(&[

@@ -157,7 +157,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.end();
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.log().is_empty() {
             eprintln!("--- {} logged last:\n{}", self.command, self.log());
         }
     }

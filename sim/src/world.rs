@@ -556,7 +556,7 @@ impl World {
                     self.changes.entry((n, peer)).or_default().push(now)
                 }
                 Event::GoodAddress { peer, remote } => {
-                    drop(self.gateways[n].last_good.insert((peer, remote)))
+                    self.gateways[n].last_good.insert((peer, remote));
                 }
                 _ => {}
             }

@@ -28,6 +28,8 @@ use crate::state::{StateDir, StateError};
 use store::Store;
 use writer::Shared;
 
+pub use seal::{NotARow, decode};
+
 /// The database, in the state directory.
 pub const DATABASE: &str = "spool.db";
 /// The key that its values are sealed under, in the state directory.
@@ -42,7 +44,8 @@ pub enum Durability {
     /// Yes. What every gateway runs with.
     #[default]
     Full,
-    /// No: a crash of the machine loses what was accepted. For `crabmesh bench` alone.
+    /// No: what was accepted is written a moment later, and a crash loses it. For `crabmesh bench`
+    /// alone, which measures with it what is not the disk's part.
     None,
 }
 
@@ -98,7 +101,8 @@ impl Spool {
     pub fn open(state: &StateDir, durability: Durability) -> Result<Opened, SpoolError> {
         let (store, quarantined) = Store::open(state, durability)?;
         let (store, loaded) = store.load()?;
-        let shared = Arc::new(Shared::default());
+        let told_early = durability == Durability::None;
+        let shared = Arc::new(Shared::new(told_early));
         let (epoch, first_row) = (store.epoch(), store.first_row());
         let writers = shared.clone();
         let thread = std::thread::Builder::new()

@@ -286,8 +286,8 @@ fn text(message: &serde_json::Value, field: &str) -> String {
     message[field].as_str().unwrap_or_default().to_owned()
 }
 
-/// Ten thousand in all.
-const EACH_WAY: usize = 5_000;
+/// Twenty thousand in all.
+const EACH_WAY: usize = 10_000;
 const SENDERS: usize = 10;
 const KILLS: usize = 5;
 

@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use netns_tests::{Finished, Gateway, Lab, Mesh, Nat, OPEN_POLICY};
+use netns_tests::{Finished, Gateway, Lab, Mesh, Nat, OPEN_POLICY, Running};
 
 use crate::Test;
 
 pub const TESTS: &[Test] = &[
+    (
+        "a_removed_beacon_is_replaced_by_another_that_gateways_learn_of",
+        a_removed_beacon_is_replaced,
+    ),
     (
         "a_removed_gateway_is_cut_off_and_the_sender_is_told",
         a_removed_gateway_is_cut_off,
@@ -100,6 +104,51 @@ fn a_pushed_policy_takes_effect() {
     assert_eq!(a.ask("asker", "echo@gw-b", "still"), "STILL");
 }
 
+fn a_removed_beacon_is_replaced() {
+    let mut lab = Lab::new();
+    let mut mesh = Mesh::new(lab.public_host(), OPEN_POLICY);
+    let (home_a, home_b) = (lab.home(Nat::Symmetric), lab.home(Nat::Symmetric));
+    let (a, b) = (
+        mesh.gateway("gw-a", &home_a.host),
+        mesh.gateway("gw-b", &home_b.host),
+    );
+    let _agents = talk(&a, &b);
+
+    let second = lab.public_host();
+    let _beacon = mesh.add_beacon(&second);
+    mesh.operator(&["remove", &mesh.address()], "")
+        .expect_success();
+    for gateway in [&a, &b] {
+        wait_for_beacon(gateway, &format!("{}:4747", second.address));
+    }
+    mesh.kill_beacon();
+
+    // Only a relay joins these two, and it is another one now.
+    assert_eq!(
+        a.ask("echo", "echo@gw-b", "over the other"),
+        "OVER THE OTHER"
+    );
+    assert_eq!(a.path_to("gw-b"), "relay");
+}
+
+/// Until this is its only beacon, and up.
+fn wait_for_beacon(gateway: &Gateway, address: &str) {
+    let start = Instant::now();
+    loop {
+        let beacons = gateway.json(&["status", "--json"])["beacons"].clone();
+        let all: Vec<_> = beacons.as_array().into_iter().flatten().collect();
+        if matches!(*all, [one] if one["address"] == address && one["state"] == "quic") {
+            return;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{}: {beacons}",
+            gateway.name
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 fn two_gateways_on_one_host_just_work() {
     let mut lab = Lab::new();
     let mesh = Mesh::new(lab.public_host(), OPEN_POLICY);
@@ -130,11 +179,12 @@ fn gateways_meet_on_loopback() {
     a.wait_for_path("gw-b", "direct", Duration::from_secs(10));
 }
 
-fn talk(a: &Gateway, b: &Gateway) {
-    let _agents = [a.echo_agent("echo"), b.echo_agent("echo")];
+fn talk(a: &Gateway, b: &Gateway) -> [Running; 2] {
+    let agents = [a.echo_agent("echo"), b.echo_agent("echo")];
     acquaint(a, b);
     assert_eq!(a.ask("echo", "echo@gw-b", "from a"), "FROM A");
     assert_eq!(b.ask("echo", "echo@gw-a", "from b"), "FROM B");
+    agents
 }
 
 fn acquaint(a: &Gateway, b: &Gateway) {

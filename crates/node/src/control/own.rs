@@ -21,6 +21,18 @@ pub struct Wanted {
     pub addresses: Vec<SocketAddr>,
 }
 
+impl Wanted {
+    /// Whether this record sends peers only to beacons that are none any more: over a relay they
+    /// would not find us until it changes.
+    fn strands(&self, current: &NodeRecord) -> bool {
+        !self.relays.is_empty()
+            && !self
+                .relays
+                .iter()
+                .any(|relay| current.relays.contains(relay))
+    }
+}
+
 /// When the own record was made, and what was warned of.
 #[derive(Debug, Default)]
 pub struct Own {
@@ -41,6 +53,7 @@ impl Own {
             None => true,
             Some(current) if current.wireguard != wanted.wireguard => true,
             Some(current) if clock >= current.expires_at.minus(LIFE / 3) => true,
+            Some(current) if wanted.strands(current) => true,
             Some(current) => {
                 let moved =
                     current.relays != wanted.relays || current.addresses != wanted.addresses;
@@ -143,6 +156,21 @@ mod tests {
                 .is_some()
         );
         assert!(own.renew(&key, Some(&first), now + SETTLE, clock).is_some());
+    }
+
+    #[test]
+    fn a_record_that_names_no_beacon_of_today_is_renewed_at_once() {
+        let (now, clock) = (Instant::now(), UnixTime(1_000_000));
+        let mut own = Own::default();
+        let first = own
+            .renew(&wanted(), None, now, clock)
+            .expect("there was none");
+        let replaced = Wanted {
+            relays: vec![NodeId([4; 16])],
+            ..wanted()
+        };
+
+        assert!(own.renew(&replaced, Some(&first), now, clock).is_some());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use router::{InboxRow, OutboxRow, Row, Table, Ticket, Write};
+use router::{Table, Ticket, Write};
+#[cfg(debug_assertions)]
+use router::{InboxRow, OutboxRow, Row};
 use rusqlite::{CachedStatement, Connection, params};
 use tokio::sync::Notify;
 
@@ -23,6 +25,8 @@ pub(super) struct Shared {
     pub(super) commits: AtomicU64,
     pub(super) writes: AtomicU64,
     pub(super) failures: AtomicU64,
+    /// [`Durability::None`](super::Durability): told at once that all is stored, nobody waits.
+    told_early: bool,
 }
 
 #[derive(Debug, Default)]
@@ -40,12 +44,23 @@ struct Queue {
 }
 
 impl Shared {
+    pub(super) fn new(told_early: bool) -> Self {
+        Self {
+            told_early,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn submit(&self, jobs: &mut Vec<Job>) {
         let mut queue = self.lock();
         let (was_asleep, was_idle) = (queue.awaited == 0, queue.since.is_none());
-        for job in jobs.drain(..) {
+        for mut job in jobs.drain(..) {
             if let Some(ticket) = job.ticket {
                 queue.last = queue.last.max(ticket.0);
+            }
+            if self.told_early && job.ticket.take().is_some() {
+                self.stored.store(queue.last, Ordering::Release);
+                self.changed.notify_one();
             }
             if queue.failed {
                 continue;

@@ -9,6 +9,11 @@ use serde_json::{Value, json};
 
 use crate::place::{Answered, Call, Place};
 
+/// Who, whether over the socket, the token, further headers, and the refusals for each access.
+type Row<'a> = (&'a str, bool, Option<&'a str>, Headers, [&'a str; 3]);
+
+type Headers = Vec<(&'static str, String)>;
+
 #[tokio::test]
 async fn who_may_call_which_route() {
     let mut place = Place::open().await;
@@ -16,15 +21,7 @@ async fn who_may_call_which_route() {
     let admin = place.admin_token.clone();
     let acting = vec![("x-crabmesh-agent", "planner".to_owned())];
     let plain = Vec::new;
-    // Who, over the socket or not, with which token and headers; and what each access answers them.
-    type Caller<'a> = (
-        &'a str,
-        bool,
-        Option<&'a str>,
-        Vec<(&'a str, String)>,
-        [&'a str; 3],
-    );
-    let callers: [Caller<'_>; 9] = [
+    let callers: [Row<'_>; 9] = [
         (
             "a stranger over TCP",
             false,
