@@ -1,8 +1,8 @@
 //! The QUIC connections to peers, inside their tunnels.
 //!
-//! Either side dials when it has something to say. Each side opens two unidirectional streams for
-//! what it says itself: control ([`PeerFrame`]) and messages ([`MessageFrame`]); the first byte
-//! names which. Two connections of one pair (both dialled, or one side restarted) are both read;
+//! Either side dials when it has something to say. Each side opens three unidirectional streams for
+//! what it says itself: control ([`PeerFrame`]), offers and answers ([`MessageFrame`]); the first
+//! byte names which. Two connections of one pair (both dialled, or one side restarted) are both read;
 //! the newest is written to, and the older one ends by its idle timeout.
 //!
 //! The task itself never waits for whoever hears its events, so that no cycle of full channels can

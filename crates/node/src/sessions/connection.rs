@@ -19,7 +19,8 @@ use super::SessionEvent;
 pub(super) struct Connection {
     quic: quinn::Connection,
     control: mpsc::Sender<PeerFrame>,
-    messages: mpsc::Sender<MessageFrame>,
+    offers: mpsc::Sender<MessageFrame>,
+    answers: mpsc::Sender<MessageFrame>,
 }
 
 /// Whose frames these are, and who hears them.
@@ -33,13 +34,20 @@ impl Connection {
     /// The handle, and the task that serves the connection until it is closed.
     pub fn new(quic: quinn::Connection, heard: Heard) -> (Self, impl Future<Output = ()>) {
         let (control, control_frames) = mpsc::channel(QUEUE);
-        let (messages, message_frames) = mpsc::channel(QUEUE);
-        let task = serve(quic.clone(), heard, control_frames, message_frames);
+        let (offers, offer_frames) = mpsc::channel(QUEUE);
+        let (answers, answer_frames) = mpsc::channel(QUEUE);
+        let frames = Frames {
+            control: control_frames,
+            offers: offer_frames,
+            answers: answer_frames,
+        };
+        let task = serve(quic.clone(), heard, frames);
         (
             Self {
                 quic,
                 control,
-                messages,
+                offers,
+                answers,
             },
             task,
         )
@@ -52,7 +60,11 @@ impl Connection {
     /// Queues a frame. A full queue drops it: offers are made again by the router, and answers
     /// are asked for again by the offers.
     pub fn send_message(&self, frame: MessageFrame) {
-        if self.messages.try_send(frame).is_err() {
+        let queue = match frame {
+            MessageFrame::Offer { .. } => &self.offers,
+            _ => &self.answers,
+        };
+        if queue.try_send(frame).is_err() {
             debug!("message frame dropped: the session's queue is full");
         }
     }
@@ -68,18 +80,21 @@ impl Connection {
     }
 }
 
-async fn serve(
-    quic: quinn::Connection,
-    heard: Heard,
+/// What is to be written, by stream.
+struct Frames {
     control: mpsc::Receiver<PeerFrame>,
-    messages: mpsc::Receiver<MessageFrame>,
-) {
+    offers: mpsc::Receiver<MessageFrame>,
+    answers: mpsc::Receiver<MessageFrame>,
+}
+
+async fn serve(quic: quinn::Connection, heard: Heard, frames: Frames) {
     let wrap_control: fn(NodeId, PeerFrame) -> SessionEvent = SessionEvent::Control;
     let wrap_message: fn(NodeId, MessageFrame) -> SessionEvent = SessionEvent::Message;
     let (peer, shared) = (heard.peer, Arc::new(heard));
     tokio::select! {
-        () = write(&quic, CONTROL, control) => {}
-        () = write(&quic, MESSAGES, messages) => {}
+        () = write(&quic, CONTROL, frames.control) => {}
+        () = write(&quic, OFFERS, frames.offers) => {}
+        () = write(&quic, ANSWERS, frames.answers) => {}
         () = read(&quic, &shared, wrap_control, wrap_message) => {}
         error = quic.closed() => debug!(%peer, %error, "session closed"),
     }
@@ -136,7 +151,7 @@ async fn read(
                     }
                     match kind[0] {
                         CONTROL => read_frames(stream, &heard, control).await,
-                        MESSAGES => read_frames(stream, &heard, message).await,
+                        OFFERS | ANSWERS => read_frames(stream, &heard, message).await,
                         // A later version may open more: it is not an offence.
                         _ => Ok(()),
                     }
@@ -179,8 +194,12 @@ async fn read_frames<T: DeserializeOwned>(
 /// The first byte of a stream of [`PeerFrame`]s.
 const CONTROL: u8 = 1;
 
-/// The first byte of a stream of [`MessageFrame`]s.
-const MESSAGES: u8 = 2;
+/// The first byte of a stream of offers.
+const OFFERS: u8 = 2;
+
+/// The first byte of a stream of all other [`MessageFrame`]s: answers never wait behind our own
+/// offers, or a backlog would make both sides offer everything again.
+const ANSWERS: u8 = 3;
 
 /// Frames that may wait for one stream: twice what the router has in flight towards a peer, for
 /// its answers.

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use router::{Table, Ticket, Write};
 #[cfg(debug_assertions)]
 use router::{InboxRow, OutboxRow, Row};
+use router::{Table, Ticket, Write};
 use rusqlite::{CachedStatement, Connection, params};
 use tokio::sync::Notify;
 
