@@ -13,7 +13,7 @@ step "format";       cargo fmt --all --check
                      cargo fmt --manifest-path sim/Cargo.toml --check
                      cargo fmt --manifest-path fuzz/Cargo.toml --check
 step "dependencies"; optional deny cargo deny check bans licenses sources
-                     optional shear cargo shear
+                     optional machete cargo machete --skip-target-dir
 step "clippy";       cargo clippy --workspace --all-targets -- -D warnings
                      cargo clippy --manifest-path sim/Cargo.toml --all-targets -- -D warnings
                      cargo clippy --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
