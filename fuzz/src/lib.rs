@@ -17,8 +17,11 @@ pub mod signed;
 pub mod words;
 pub mod world;
 
+/// A name, and what is done with the bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// Every target: its name, which is that of its corpus and its binary, and its function.
-pub const TARGETS: [(&str, fn(&[u8])); 21] = [
+pub const TARGETS: [Target; 21] = [
     ("api", local::api),
     ("certificate", signed::certificate),
     ("claim", signed::claim),

@@ -22,8 +22,12 @@ use crate::output::note;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  crabmesh beacon --listen 0.0.0.0:4747")]
 pub struct Args {
-    /// Where to listen, UDP and TCP [default: [::]:4747, that is every address]
-    #[arg(long, value_name = "ADDR:PORT")]
+    /// Where to listen.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        help = "Where to listen, UDP and TCP [default: [::]:4747, that is every address]"
+    )]
     pub listen: Option<SocketAddr>,
     /// A JSON file with further settings
     #[arg(long, value_name = "F")]

@@ -6,6 +6,7 @@
 
 mod ask;
 mod bulk;
+mod cores;
 mod disk;
 mod durable;
 mod idle;

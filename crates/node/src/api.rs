@@ -97,7 +97,7 @@ pub struct ApiConfig {
 }
 
 impl Default for ApiConfig {
-    /// [P] ours: far above what a gateway does (20,000 durable messages a second), far below what
+    /// Our own choice: far above what a gateway does (20,000 durable messages a second), far below what
     /// a loop that ran away could do to the others.
     fn default() -> Self {
         Self {

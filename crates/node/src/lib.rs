@@ -1,5 +1,5 @@
 //! The gateway daemon: one process that joins the cores (`tunnel`, `router`, `identity`, `policy`)
-//! to sockets, files and the local API. [`run`] is the whole of it.
+//! to sockets, files and the local API. [`run()`] is the whole of it.
 #![forbid(unsafe_code)]
 
 pub mod agents;

@@ -1,5 +1,5 @@
 //! The road of packets, as every gateway has it: mesh socket, tunnel, data plane, and the QUIC
-//! endpoint over them. [`run`](crate::run) lays one; `crabmesh bench` measures one by itself.
+//! endpoint over them. [`run`](crate::run()) lays one; `crabmesh bench` measures one by itself.
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use api::{AskRequest, ReplyRequest, SendAnswer};
 use identity::AgentAddress;
 use serde_json::json;
 
+use super::cores::{self, Side};
 use super::plain::Asked;
 use super::worker::{Worker, orders};
 use super::{BODY, Effort, Row, bulk, disk, median, mesh, plain, quantile, spread};
@@ -22,18 +23,25 @@ pub async fn measure(stage: &mut Stage, effort: Effort) -> Result<Vec<Row>, Fail
     let mut light = agents(stage, ["gw-a", "gw-b"], "none").await?;
     let mut durable = agents(stage, ["gw-c", "gw-d"], "full").await?;
     let (mut plain, mut tunnel) = (plain::pair().await?, bulk::pair().await?);
+    for (asking, answering) in [&plain, &tunnel, &light, &durable] {
+        asking.keep(Side::Asking)?;
+        answering.keep(Side::Answering)?;
+    }
+    for (gateway, side) in [
+        ("gw-a", Side::Asking),
+        ("gw-b", Side::Answering),
+        ("gw-c", Side::Asking),
+        ("gw-d", Side::Answering),
+    ] {
+        cores::keep(stage.pid(gateway), side)?;
+    }
     let home = stage.path("");
 
     let mut all = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
     let mut p50s = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
     let (mut ratios, mut excess, mut fsyncs) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=effort.rounds {
-        let askers = [
-            &mut plain.0,
-            &mut tunnel.0,
-            &mut light.asker,
-            &mut durable.asker,
-        ];
+        let askers = [&mut plain.0, &mut tunnel.0, &mut light.0, &mut durable.0];
         let mut p50 = [0.0; 4];
         for (at, asker) in askers.into_iter().enumerate() {
             let Asked { micros } = asker.ask(&format!("ask {}", effort.asks)).await?;
@@ -91,17 +99,12 @@ pub async fn measure(stage: &mut Stage, effort: Effort) -> Result<Vec<Row>, Fail
     ])
 }
 
-/// Two agents on two gateways.
-struct Agents {
-    asker: Worker,
-    _answerer: Worker,
-}
-
+/// Two agents on two gateways: who asks, and who answers.
 async fn agents(
     stage: &mut Stage,
     gateways: [&str; 2],
     durability: &str,
-) -> Result<Agents, Failure> {
+) -> Result<(Worker, Worker), Failure> {
     for gateway in gateways {
         mesh::join(stage, gateway, "tag:gateway").await?;
         mesh::up(stage, gateway, durability).await?;
@@ -124,10 +127,7 @@ async fn agents(
         Some(here.as_os_str()),
         &["asker", "planner", &tokens[0], &address],
     )?;
-    Ok(Agents {
-        asker,
-        _answerer: answerer,
-    })
+    Ok((asker, answerer))
 }
 
 /// Asks until it is told to stop; every question in its turn.

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
+use super::cores::{self, Side};
 use crate::failure::Failure;
 
 /// The parent's end.
@@ -19,7 +20,7 @@ pub struct Worker {
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
     /// Killed with this.
-    _child: Child,
+    child: Child,
 }
 
 impl Worker {
@@ -55,10 +56,15 @@ impl Worker {
                 role,
                 stdin,
                 stdout: BufReader::new(stdout),
-                _child: child,
+                child,
             }),
             _ => Err(Failure::failed("a child without pipes")),
         }
+    }
+
+    /// Keeps it on the core of its side.
+    pub fn keep(&self, side: Side) -> Result<(), Failure> {
+        cores::keep(self.child.id(), side)
     }
 
     /// What it says next.
