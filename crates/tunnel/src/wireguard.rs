@@ -1,4 +1,4 @@
-//! The only file that names boringtun: its noise part, behind [`Noise`].
+//! The only file that names boringtun: its noise part, behind `WgSession`.
 //!
 //! `update_timers` is called right before a handshake message is made or an initiation is taken, and
 //! at no other time. boringtun's timers start handshakes on sparse traffic (up to 225 an hour,
