@@ -360,7 +360,8 @@ impl Gateway {
         }
     }
 
-    /// The node's resident memory in KiB, now and at its highest.
+    /// What of the node's resident memory is its own (not pages of its file), and the peak of all of
+    /// it, in KiB.
     pub fn memory(&self) -> (u64, u64) {
         let pid = self.node.as_ref().expect("it runs").pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
@@ -374,7 +375,7 @@ impl Gateway {
                 .parse()
                 .expect("a number")
         };
-        (field("VmRSS:"), field("VmHWM:"))
+        (field("RssAnon:"), field("VmHWM:"))
     }
 
     /// The CPU time that the node has used, user and system.

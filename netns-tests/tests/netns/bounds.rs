@@ -107,18 +107,23 @@ fn an_idle_gateway_with_fifty_peers() {
     let (before, start) = (centre.cpu_time(), Instant::now());
     std::thread::sleep(IDLE_FOR);
     let used = (centre.cpu_time() - before).as_secs_f64() / start.elapsed().as_secs_f64();
-    let (resident, peak) = centre.memory();
+    let (private, peak) = centre.memory();
     eprintln!(
-        "idle with {PEERS} peers: {resident} KiB resident (peak {peak}), {:.2} % of a core",
+        "idle with {PEERS} peers: {private} KiB of its own (peak {peak} resident), {:.2} % of a core",
         used * 100.0
     );
 
-    assert!(resident <= 40 << 10, "{resident} KiB");
+    assert!(private <= MOST_PRIVATE, "{private} KiB");
     assert!(used < 0.01, "{:.2} % of a core", used * 100.0);
     drop(leaves);
 }
 
 const PEERS: usize = 50;
+
+/// KiB that are the node's own. The limit is 40 MB with the program's pages, of which this build has
+/// more than a release build: `crabmesh bench` measures that one whole.
+const MOST_PRIVATE: u64 = 30 << 10;
+
 const IDLE_FOR: Duration = Duration::from_secs(20);
 
 const STAR: &str = r#"{
