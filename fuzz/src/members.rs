@@ -31,17 +31,14 @@ static FILTER: LazyLock<PacketFilter> = LazyLock::new(|| {
     let text = r#"{"grants": [{"src": ["*"], "dst": ["*"], "msg": ["send"], "ip": ["udp:5000"]}]}"#;
     let (document, _) = Document::parse("fuzz", text).expect("a policy");
     let node = |id, name: &str, address: Ipv6Addr| Node {
-        id,
-        name: name.parse().expect("a name"),
-        user: None,
-        tags: Vec::new(),
         addresses: vec![address.into()],
+        ..Node::new(id, name.parse().expect("a name"))
     };
     let nodes = [
         node(GATEWAY, "gateway", GATEWAY_OVERLAY),
         node(PEER, "peer", PEER_OVERLAY),
     ];
-    Policy::compile(&document, &nodes).packet_filter(&GATEWAY, ROUTER_PORT)
+    Policy::compile(&document, &nodes).packet_filter(&GATEWAY, ROUTER_PORT, identity::UnixTime(0))
 });
 
 /// Acts, each a byte of kind, two of length (little endian), and that many bytes.

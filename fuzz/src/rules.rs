@@ -7,11 +7,10 @@ use policy::{Document, MessageRequest, Node, Policy, Verb};
 
 static NODES: LazyLock<Vec<Node>> = LazyLock::new(|| {
     let node = |n: u8, name: &str, user: Option<&str>, tags: &[&str]| Node {
-        id: NodeId([n; 16]),
-        name: name.parse().expect("a name"),
         user: user.map(|user| user.parse().expect("a user")),
         tags: tags.iter().map(|tag| tag.parse().expect("a tag")).collect(),
         addresses: vec![format!("fd00::{n}").parse().expect("an address")],
+        ..Node::new(NodeId([n; 16]), name.parse().expect("a name"))
     };
     vec![
         node(1, "gw-a", None, &["tag:a"]),
@@ -46,16 +45,18 @@ pub fn policy(bytes: &[u8]) {
             dst: (b, &agent),
             verb,
             at,
+            bytes: None,
         };
         if policy.authorize(&request).is_allowed() {
             assert!(document.rule_count() > 0, "allowed without a rule");
-            assert!(policy.may_talk(&a, &b) && policy.reachable(&a, Some(&agent), &b, &agent));
+            assert!(policy.may_talk(&a, &b, at)
+                    && policy.reachable((&a, Some(&agent)), (&b, &agent), at));
         }
     }
-    let _ = policy.packet_filter(&a, 4747);
+    let _ = policy.packet_filter(&a, 4747, UnixTime(0));
     // Ten thousand rules and tests are for the bench, not for each of a million runs.
     if document.expectation_count() < 50 {
-        drop(Policy::run_tests(&document, &NODES));
+        drop(Policy::run_tests(&document, &NODES, UnixTime(0)));
     }
-    assert_eq!(document.summary().count(), document.rule_count());
+    assert!(document.summary().count() >= document.rule_count());
 }

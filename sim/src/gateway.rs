@@ -75,11 +75,10 @@ impl Rules {
         let (document, _) = Document::parse("policy.hujson", POLICY).expect("the policy is right");
         let nodes: Vec<Node> = (0..nodes)
             .map(|n| Node {
-                id: id(n),
-                name: name(n),
                 user: None,
                 tags: vec!["tag:home".parse().expect("a tag")],
                 addresses: vec![overlay(n).into()],
+                ..Node::new(id(n), name(n))
             })
             .collect();
         let names = nodes
@@ -264,7 +263,7 @@ fn make_tunnel(
         allow_loopback: false,
     };
     let mut tunnel = Tunnel::new(config, bytes(seed, 3 + number as u64), now);
-    tunnel.set_filter(rules.policy.packet_filter(&id(number), PORT));
+    tunnel.set_filter(rules.policy.packet_filter(&id(number), PORT, identity::UnixTime(0)));
     tunnel
 }
 

@@ -262,11 +262,10 @@ pub fn gateways(context: &Context) -> Result<Vec<policy::Node>, Failure> {
         .issued()
         .filter(|issued| issued.role() == Role::Gateway && issued.is_living(now));
     let nodes = living.map(|issued| policy::Node {
-        id: issued.node,
-        name: issued.name.clone(),
         user: issued.user.clone(),
         tags: issued.tags.clone(),
         addresses: vec![identity::overlay_address(&mesh, &issued.node).into()],
+        ..policy::Node::new(issued.node, issued.name.clone())
     });
     Ok(nodes.collect())
 }

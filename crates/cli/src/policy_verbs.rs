@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use policy::{Diagnostic, Document, Node, Policy, Severity, TestReport};
 use serde_json::json;
 
-use crate::context::{Context, Owner, argument_or_stdin};
+use crate::context::{Context, Owner, argument_or_stdin, now};
 use crate::failure::Failure;
 use crate::output::note;
 use crate::{client, operator, terminal};
@@ -115,7 +115,7 @@ fn test(file: &File, context: &Context) -> Result<(), Failure> {
     let gateways = operator::gateways(context)?;
     let (document, warnings) = read.parse().map_err(|said| read.refused(&said))?;
     explain(&warnings);
-    let report = Policy::run_tests(&document, &gateways);
+    let report = Policy::run_tests(&document, &gateways, now());
     for outcome in &report.outcomes {
         if context.json {
             context.output().object(outcome)?;
@@ -144,7 +144,7 @@ fn push(file: &File, context: &Context) -> Result<(), Failure> {
         warnings.extend(document.lint(&gateways));
     }
     explain(&warnings);
-    let report = Policy::run_tests(&document, &gateways);
+    let report = Policy::run_tests(&document, &gateways, now());
     require(&read, &report, &gateways).map_err(|failure| {
         failure.hint("nothing was pushed; `crabmesh policy test` shows every verdict")
     })?;

@@ -111,7 +111,7 @@ fn the_policy_of_the_readme_passes_its_own_tests() {
         let (document, warnings) =
             policy::Document::parse("README.md", &text).unwrap_or_else(|said| panic!("{said:?}"));
         assert!(warnings.is_empty(), "{warnings:?}");
-        let report = policy::Policy::run_tests(&document, &[]);
+        let report = policy::Policy::run_tests(&document, &[], identity::UnixTime(1_800_000_000));
         assert!(
             report.passed() && !report.outcomes.is_empty(),
             "{:?}",

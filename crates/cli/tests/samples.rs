@@ -35,7 +35,7 @@ fn policy(file: &Path) {
     let (document, warnings) =
         policy::Document::parse(&name, &text(file)).unwrap_or_else(|said| panic!("{said:?}"));
     assert!(warnings.is_empty(), "{name}: {warnings:?}");
-    let report = policy::Policy::run_tests(&document, &[]);
+    let report = policy::Policy::run_tests(&document, &[], identity::UnixTime(1_800_000_000));
     assert!(
         report.passed() && !report.outcomes.is_empty(),
         "{name}: {:?}",

@@ -368,9 +368,12 @@ async fn follow_policy(
     plane: mpsc::Sender<PlaneCommand>,
 ) {
     loop {
-        let filter = match &world.borrow_and_update().policy {
-            Some(policy) => policy.policy.packet_filter(&node, ROUTER_PORT),
-            None => policy::PacketFilter::deny_all(),
+        let filter = {
+            let world = world.borrow_and_update();
+            match &world.policy {
+                Some(policy) => policy.policy.packet_filter(&node, ROUTER_PORT, world.at),
+                None => policy::PacketFilter::deny_all(),
+            }
         };
         if plane.send(PlaneCommand::Filter(filter)).await.is_err() || world.changed().await.is_err()
         {

@@ -287,6 +287,7 @@ impl View {
                 dst,
                 verb,
                 at: now(),
+                bytes: None,
             })
         });
         if let [Verdict::Denied(denial), Verdict::Denied(_)] = verdicts {

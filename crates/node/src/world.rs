@@ -25,6 +25,9 @@ pub struct World {
     pub names: BTreeMap<NodeName, NodeId>,
     /// The policy in force; none, no traffic.
     pub policy: Option<WorldPolicy>,
+    /// When the snapshot was made, by the clock that dates are judged by. The next one comes no
+    /// later than the first date or hour of the policy that changes something.
+    pub at: UnixTime,
 }
 
 /// One gateway of the mesh.
@@ -68,6 +71,7 @@ impl World {
             members: BTreeMap::new(),
             names: BTreeMap::new(),
             policy: None,
+            at: UnixTime(0),
         }
     }
 
@@ -86,7 +90,7 @@ impl World {
     /// directories and pings; messages are judged one by one.
     pub fn reachable(&self, from: (NodeId, Option<&AgentName>), to: (NodeId, &AgentName)) -> bool {
         let policy = self.policy.as_ref().map(|policy| &policy.policy);
-        policy.is_some_and(|policy| policy.reachable(&from.0, from.1, &to.0, to.1))
+        policy.is_some_and(|policy| policy.reachable((&from.0, from.1), (&to.0, to.1), self.at))
     }
 
     /// This gateway's own name, once it knows its membership.
@@ -102,6 +106,7 @@ impl Authority for World {
             None => Verdict::Denied(Denial {
                 code: "no_policy",
                 reason: "this gateway has no policy yet, so nothing is allowed".into(),
+                rule: None,
                 missing_grant: None,
             }),
         }

@@ -344,11 +344,10 @@ fn world_of(name: &str) -> Arc<World> {
             expires_at: UnixTime(u64::MAX),
         });
         nodes.push(policy::Node {
-            id: node,
-            name,
             user,
             tags: Vec::new(),
             addresses: Vec::new(),
+            ..policy::Node::new(node, name)
         });
     }
     let (document, _) = Document::parse("policy.hujson", text).expect("a policy");

@@ -1,13 +1,14 @@
-//! The verdict on a message, and what to say about a denial.
+//! The compiled policy: verdicts on messages and on everything else that asks.
 
-use std::fmt;
 use std::sync::Arc;
 
 use identity::{AgentName, NodeId, UnixTime};
 
-use crate::document::AgentPattern;
-use crate::resolve::{Place, Resolved, ResolvedRule};
+use crate::decide::{Case, Decision, Demand, To, When};
+use crate::document::rfc3339;
+use crate::resolve::{End, Place, Resolved, ResolvedRule, ends_in};
 use crate::self_test::{self, TestReport};
+use crate::verdict::{Denial, Verdict};
 use crate::{Document, Node, PacketFilter, Verb};
 
 /// A policy, compiled for the gateways of a mesh; cheap to clone. The default is the policy of a
@@ -26,93 +27,119 @@ pub struct MessageRequest<'a> {
     pub dst: (NodeId, &'a AgentName),
     /// What it wants.
     pub verb: Verb,
-    /// When. No rule of this version depends on it; `valid` windows will.
+    /// When, by a clock that the caller trusts: windows and dates depend on it.
     pub at: UnixTime,
+    /// How long its body is; none where that does not matter, as for an answer's way.
+    pub bytes: Option<u64>,
 }
 
-/// May it pass?
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Verdict {
-    /// Yes, by this grant.
-    Allowed {
-        /// The first grant of the file that allows it.
-        grant: GrantRef,
-    },
-    /// No.
-    Denied(Denial),
-}
-
-/// Names a grant to people: its `id`, or its place in the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GrantRef(pub(crate) Arc<str>);
-
-/// Why not, and what would change that.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
-    /// For programs: `no_policy`, `unknown_node` or `no_grant`.
-    pub code: &'static str,
-    /// One sentence for people.
-    pub reason: String,
-    /// A grant in HuJSON that would allow exactly this, to paste into the file.
-    pub missing_grant: Option<String>,
+/// An HTTP request that a proxy was asked to pass on.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpRequest<'a> {
+    /// The authenticated node it comes from, and the agent, where the proxy knows it.
+    pub src: (NodeId, Option<&'a AgentName>),
+    /// The node it goes to.
+    pub dst: NodeId,
+    /// The port there.
+    pub port: u16,
+    /// In capitals.
+    pub method: &'a str,
+    /// Absolute, without query.
+    pub path: &'a str,
+    /// When.
+    pub at: UnixTime,
 }
 
 impl Policy {
     /// Resolves a document for these gateways.
     pub fn compile(document: &Document, nodes: &[Node]) -> Self {
         Self {
-            resolved: Some(Arc::new(Resolved::new(document, nodes))),
+            resolved: Some(Arc::new(Resolved::new(document, nodes, None))),
         }
+    }
+
+    /// The same, prepared for the verdicts of one gateway: those on what it sends and receives cost
+    /// a look-up then.
+    pub fn compile_for(document: &Document, nodes: &[Node], local: &NodeId) -> Self {
+        Self {
+            resolved: Some(Arc::new(Resolved::new(document, nodes, Some(local)))),
+        }
+    }
+
+    /// The same policy after these nodes joined or changed and those left, at the cost of what
+    /// changed. None where the gateway that it was prepared for is among them, or there is no
+    /// policy: then it is to be compiled anew.
+    pub fn with_changes(&self, joined: &[Node], left: &[NodeId]) -> Option<Self> {
+        let resolved = self.resolved.as_ref()?;
+        let local = resolved.local();
+        let changed = joined.iter().map(|node| &node.id).chain(left);
+        if changed.into_iter().any(|id| Some(id) == local) {
+            return None;
+        }
+        let mut resolved = Resolved::clone(resolved);
+        joined.iter().for_each(|node| resolved.insert(node));
+        left.iter().for_each(|id| resolved.remove(id));
+        Some(Self {
+            resolved: Some(Arc::new(resolved)),
+        })
     }
 
     /// The verdict on a message. What is not granted is denied.
     pub fn authorize(&self, request: &MessageRequest<'_>) -> Verdict {
         let Some(resolved) = &self.resolved else {
-            let reason = "this gateway has no policy yet, and so denies everything".to_owned();
-            return Verdict::Denied(Denial {
-                code: "no_policy",
-                reason,
-                missing_grant: None,
-            });
+            return Verdict::Denied(no_policy());
         };
-        let (src, dst) = match (resolved.node(&request.src.0), resolved.node(&request.dst.0)) {
-            (Some(src), Some(dst)) => (src, dst),
-            (known, _) => {
-                let unknown = if known.is_none() {
-                    &request.src.0
-                } else {
-                    &request.dst.0
-                };
-                let reason = format!("gateway {unknown} is not a member that the policy knows");
-                return Verdict::Denied(Denial {
-                    code: "unknown_node",
-                    reason,
-                    missing_grant: None,
-                });
-            }
-        };
-        let agents = (Some(request.src.1), request.dst.1);
-        let grant = resolved
-            .message_rules(src, dst)
-            .filter(|rule| rule.msg.contains(request.verb))
-            .find(|rule| names_agents(resolved, rule, src, dst, agents));
-        match grant {
-            Some(rule) => Verdict::Allowed {
-                grant: rule.name.clone(),
-            },
-            None => Verdict::Denied(deny(resolved, request, src, dst)),
+        match message_case(resolved, request) {
+            Ok(case) => case.verdict(resolved),
+            Err(unknown) => Verdict::Denied(unknown_node(unknown)),
         }
+    }
+
+    /// Whether a message may pass, without the words.
+    pub fn allows(&self, request: &MessageRequest<'_>) -> bool {
+        let Some(resolved) = &self.resolved else {
+            return false;
+        };
+        message_case(resolved, request)
+            .is_ok_and(|case| matches!(case.decide(resolved), Decision::Allowed { .. }))
+    }
+
+    /// The verdict on a request that a proxy asks about.
+    pub fn authorize_http(&self, request: &HttpRequest<'_>) -> Verdict {
+        let Some(resolved) = &self.resolved else {
+            return Verdict::Denied(no_policy());
+        };
+        let (src, agent) = request.src;
+        let (src, dst) = match (resolved.node(&src), resolved.node(&request.dst)) {
+            (Some(src), Some(dst)) => (src, dst),
+            (None, _) => return Verdict::Denied(unknown_node(&src)),
+            (_, None) => return Verdict::Denied(unknown_node(&request.dst)),
+        };
+        let case = Case {
+            src,
+            agent,
+            to: To::HttpNode {
+                dst,
+                port: request.port,
+                method: request.method,
+                path: request.path,
+            },
+            when: When::At(request.at),
+            bytes: None,
+            strict: true,
+            attributes: None,
+        };
+        case.verdict(resolved)
     }
 
     /// Whether some `msg` grant may apply between two gateways, in either direction: then their
     /// routers may talk.
-    pub fn may_talk(&self, a: &NodeId, b: &NodeId) -> bool {
+    pub fn may_talk(&self, a: &NodeId, b: &NodeId, at: UnixTime) -> bool {
         let Some(resolved) = &self.resolved else {
             return false;
         };
         match (resolved.node(a), resolved.node(b)) {
-            (Some(a), Some(b)) => talk(resolved, a, b),
+            (Some(a), Some(b)) => talk(resolved, a, b, at),
             _ => false,
         }
     }
@@ -121,40 +148,60 @@ impl Policy {
     /// agent there may. For directories.
     pub fn reachable(
         &self,
-        src: &NodeId,
-        src_agent: Option<&AgentName>,
-        dst: &NodeId,
-        dst_agent: &AgentName,
+        src: (&NodeId, Option<&AgentName>),
+        dst: (&NodeId, &AgentName),
+        at: UnixTime,
     ) -> bool {
         let Some(resolved) = &self.resolved else {
             return false;
         };
-        let (Some(src), Some(dst)) = (resolved.node(src), resolved.node(dst)) else {
+        let (Some(from), Some(to)) = (resolved.node(src.0), resolved.node(dst.0)) else {
             return false;
         };
-        resolved
-            .message_rules(src, dst)
-            .any(|rule| names_agents(resolved, rule, src, dst, (src_agent, dst_agent)))
+        let blocked = |place: &Place, agent| {
+            resolved
+                .blocks_of(place)
+                .any(|it| it.block.holds(at) && it.names(place, agent))
+        };
+        !blocked(from, src.1)
+            && !blocked(to, Some(dst.1))
+            && resolved
+                .message_rules(from, to)
+                .any(|rule| is_open(rule, from, at) && names_agents(rule, from, to, (src.1, dst.1)))
     }
 
-    /// The packets that may enter `local`. The router's UDP port is open to a peer exactly when
-    /// they [may talk](Self::may_talk).
-    pub fn packet_filter(&self, local: &NodeId, router_port: u16) -> PacketFilter {
+    /// The packets that may enter `local` at a moment. The router's UDP port is open to a peer
+    /// exactly when they [may talk](Self::may_talk).
+    pub fn packet_filter(&self, local: &NodeId, router_port: u16, at: UnixTime) -> PacketFilter {
         let Some(resolved) = &self.resolved else {
             return PacketFilter::deny_all();
         };
         let Some(here) = resolved.node(local) else {
             return PacketFilter::deny_all();
         };
-        PacketFilter::new(resolved, local, router_port, |peer| {
-            talk(resolved, peer, here)
+        PacketFilter::new(resolved, here, router_port, at, |peer| {
+            talk(resolved, peer, here, at)
         })
     }
 
+    /// The next moment after `at` at which a date or an hour in the file may change a verdict.
+    pub fn next_change(&self, at: UnixTime) -> Option<UnixTime> {
+        let rules = self.resolved.as_ref()?.rules();
+        let valid = rules.all().iter().filter_map(|rule| rule.valid.as_ref());
+        let grants = valid.filter_map(|valid| valid.next_change(at));
+        let windows = rules.all_guards().iter().flat_map(|guard| &guard.deny);
+        let guards = windows.filter_map(|window| window.next_change(at));
+        let ends = rules.all_blocks().iter().filter_map(|it| it.block.until);
+        grants
+            .chain(guards)
+            .chain(ends.filter(|end| *end > at))
+            .min()
+    }
+
     /// Runs the `tests` of a document against its own rules. A selector that matches none of the
-    /// nodes stands for a hypothetical one.
-    pub fn run_tests(document: &Document, nodes: &[Node]) -> TestReport {
-        self_test::run(document, nodes)
+    /// nodes stands for a hypothetical one. Blocks are judged by `now`.
+    pub fn run_tests(document: &Document, nodes: &[Node], now: UnixTime) -> TestReport {
+        self_test::run(document, nodes, now)
     }
 
     pub(crate) fn resolved(&self) -> Option<&Resolved> {
@@ -162,114 +209,143 @@ impl Policy {
     }
 }
 
-fn talk(resolved: &Resolved, a: &Place, b: &Place) -> bool {
+/// The case of a message, or the node that is not known.
+fn message_case<'a>(
+    resolved: &'a Resolved,
+    request: &'a MessageRequest<'a>,
+) -> Result<Case<'a>, &'a NodeId> {
+    let src = resolved.node(&request.src.0).ok_or(&request.src.0)?;
+    let dst = resolved.node(&request.dst.0).ok_or(&request.dst.0)?;
+    Ok(Case {
+        src,
+        agent: Some(request.src.1),
+        to: To::Message {
+            dst,
+            agent: request.dst.1,
+            verb: request.verb,
+        },
+        when: When::At(request.at),
+        bytes: request.bytes,
+        strict: true,
+        attributes: None,
+    })
+}
+
+/// Whether the routers of two nodes have anything to say to each other.
+fn talk(resolved: &Resolved, a: &Place, b: &Place, at: UnixTime) -> bool {
+    let blocked = |place: &Place| {
+        resolved
+            .blocks_of(place)
+            .any(|it| it.block.holds(at) && it.names(place, None))
+    };
     let one_way = |src: &Place, dst: &Place| {
         resolved
             .message_rules(src, dst)
-            .any(|rule| resolved.destinations(rule, src, dst).next().is_some())
+            .any(|rule| is_open(rule, src, at) && rule.destinations(src, dst).next().is_some())
     };
-    one_way(a, b) || one_way(b, a)
+    !blocked(a) && !blocked(b) && (one_way(a, b) || one_way(b, a))
+}
+
+/// Whether a rule holds now for what comes from a node.
+fn is_open(rule: &ResolvedRule, src: &Place, at: UnixTime) -> bool {
+    rule.is_met_by(src) && rule.valid.as_ref().is_none_or(|valid| valid.holds(at))
 }
 
 /// Whether a rule between two nodes is also between these agents.
 fn names_agents(
-    resolved: &Resolved,
     rule: &ResolvedRule,
     src: &Place,
     dst: &Place,
     (src_agent, dst_agent): (Option<&AgentName>, &AgentName),
 ) -> bool {
-    let is_meant =
-        |pattern: &Option<AgentPattern>, agent: Option<&AgentName>| match (pattern, agent) {
-            (Some(pattern), Some(agent)) => pattern.matches(agent),
-            _ => true,
-        };
-    resolved
-        .sources(rule, src)
-        .any(|end| is_meant(&end.agent, src_agent))
-        && resolved
-            .destinations(rule, src, dst)
-            .any(|end| is_meant(&end.agent, Some(dst_agent)))
-}
-
-/// Names the decisive reason, the nearest grant, and the grant that is missing.
-fn deny(resolved: &Resolved, request: &MessageRequest<'_>, src: &Place, dst: &Place) -> Denial {
-    let from = format!("agent:{}@{}", request.src.1, src.name);
-    let to = format!("agent:{}@{}", request.dst.1, dst.name);
-    let verb = request.verb;
-    let mut reason = format!("no grant lets {from} {verb} to {to}");
-    if let Some(near) = nearly(resolved, request, src, dst) {
-        reason.push_str("; ");
-        reason.push_str(&near);
-    }
-    if !resolved.has_rules() {
-        reason.push_str("; the policy has no grants at all");
-    }
-    let missing = format!(r#"{{"src": ["{from}"], "dst": ["{to}"], "msg": ["{verb}"]}}"#);
-    Denial {
-        code: "no_grant",
-        reason,
-        missing_grant: Some(missing),
-    }
-}
-
-/// The grant that its author may have taken for this one.
-fn nearly(
-    resolved: &Resolved,
-    request: &MessageRequest<'_>,
-    src: &Place,
-    dst: &Place,
-) -> Option<String> {
-    let there = (Some(request.src.1), request.dst.1);
-    let back = (Some(request.dst.1), request.src.1);
-    let other_verbs = resolved
-        .message_rules(src, dst)
-        .find(|rule| names_agents(resolved, rule, src, dst, there))
-        .map(|rule| {
-            let verbs: Vec<_> = rule.msg.iter().map(|verb| verb.as_str()).collect();
-            format!("{} allows only {}", rule.name.phrase(), verbs.join(", "))
-        });
-    let other_way = || {
-        resolved
-            .message_rules(dst, src)
-            .filter(|rule| rule.msg.contains(request.verb))
-            .find(|rule| names_agents(resolved, rule, dst, src, back))
-            .map(|rule| format!("{} allows it the other way only", rule.name.phrase()))
+    let is_meant = |end: &End, agent: Option<&AgentName>| match (&end.agent, agent) {
+        (Some(pattern), Some(agent)) => pattern.matches(agent),
+        _ => true,
     };
-    let other_agents = || {
-        resolved
-            .message_rules(src, dst)
-            .filter(|rule| rule.msg.contains(request.verb))
-            .find(|rule| resolved.destinations(rule, src, dst).next().is_some())
-            .map(|rule| {
-                format!(
-                    "{} allows it between other agents of them",
-                    rule.name.phrase()
-                )
-            })
-    };
-    other_verbs.or_else(other_way).or_else(other_agents)
+    ends_in(&rule.src, &src.class).any(|end| is_meant(end, src_agent))
+        && rule
+            .destinations(src, dst)
+            .any(|end| is_meant(end, Some(dst_agent)))
 }
 
-impl Verdict {
-    /// Whether it may pass.
-    pub fn is_allowed(&self) -> bool {
-        matches!(self, Self::Allowed { .. })
+impl Case<'_> {
+    /// The verdict, with the words for a denial.
+    pub(crate) fn verdict(&self, resolved: &Resolved) -> Verdict {
+        match self.decide(resolved) {
+            Decision::Allowed { rule, buckets } => Verdict::Allowed {
+                grant: rule.name.clone(),
+                buckets,
+            },
+            decision => Verdict::Denied(self.denial(resolved, &decision)),
+        }
     }
-}
 
-impl GrantRef {
-    /// As the subject of a sentence: `grant plan-code`, or `grants[3]`.
-    pub(crate) fn phrase(&self) -> String {
-        match self.0.contains('[') {
-            true => self.0.to_string(),
-            false => format!("grant {}", self.0),
+    /// What is said of a decision that is not to allow.
+    pub(crate) fn denial(&self, resolved: &Resolved, decision: &Decision<'_>) -> Denial {
+        match decision {
+            Decision::Blocked(blocked) => {
+                let block = &blocked.block;
+                let name = block.name.phrase("block");
+                let why = block.reason.as_ref().map(|reason| format!(" ({reason})"));
+                let until = block
+                    .until
+                    .map(|until| format!(" until {}", rfc3339(until)));
+                let reason = format!(
+                    "{name} stops {} and {}{}{}",
+                    self.from(),
+                    self.onto(),
+                    until.unwrap_or_default(),
+                    why.unwrap_or_default()
+                );
+                Denial {
+                    code: "blocked",
+                    reason,
+                    rule: Some(block.name.clone()),
+                    missing_grant: None,
+                }
+            }
+            Decision::Guarded { guard, demand } => {
+                let demand = match demand {
+                    Demand::NotNow(window) => format!("lets nothing pass in {window}"),
+                    Demand::MaxBytes(most) => format!("lets at most {most} bytes pass"),
+                    Demand::Approve => {
+                        "asks for an approval, and no gateway of this version can ask".into()
+                    }
+                    Demand::Spend => {
+                        "limits what is spent, and no gateway of this version counts it".into()
+                    }
+                };
+                Denial {
+                    code: "guard",
+                    reason: format!("{} {demand}", guard.name.phrase("guard")),
+                    rule: Some(guard.name.clone()),
+                    missing_grant: None,
+                }
+            }
+            Decision::Allowed { .. } | Decision::NoGrant => Denial {
+                code: "no_grant",
+                reason: self.no_grant(resolved),
+                rule: None,
+                missing_grant: self.missing_grant(),
+            },
         }
     }
 }
 
-impl fmt::Display for GrantRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+fn no_policy() -> Denial {
+    Denial {
+        code: "no_policy",
+        reason: "this gateway has no policy yet, and so denies everything".to_owned(),
+        rule: None,
+        missing_grant: None,
+    }
+}
+
+fn unknown_node(id: &NodeId) -> Denial {
+    Denial {
+        code: "unknown_node",
+        reason: format!("gateway {id} is not a member that the policy knows"),
+        rule: None,
+        missing_grant: None,
     }
 }

@@ -86,6 +86,11 @@ impl Diagnostic {
         &self.message
     }
 
+    /// What is said about the place.
+    pub fn label_text(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
     /// What may help.
     pub fn hint(&self) -> Option<&str> {
         self.help.as_deref()

@@ -3,29 +3,44 @@
 //! What is in a [`Document`] is well-formed and means something: names that the file must define
 //! are defined, and nothing is in it that this version would not enforce.
 
+mod block;
+mod guard;
+mod http;
+mod names;
+mod pattern;
 mod ports;
-mod prefix;
+mod posture;
 mod reader;
 mod rule;
 mod selector;
+mod summary;
 mod test;
+mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use identity::{Tag, UserName};
-use jsonc_parser::ast::{ObjectProp, Value};
+use identity::Tag;
+use jsonc_parser::ast::Value;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use miette::NamedSource;
 
-pub(crate) use self::ports::{Ports, UDP};
-pub(crate) use self::prefix::Prefix;
-pub(crate) use self::rule::Rule;
-pub use self::rule::RuleSummary;
+pub(crate) use self::block::Block;
+pub use self::guard::RateKey;
+pub(crate) use self::guard::{Approve, Guard, Rate, Spend};
+pub(crate) use self::http::HttpRule;
+pub(crate) use self::names::Names;
+pub(crate) use self::ports::{Ports, TCP, UDP};
+pub(crate) use self::posture::Assertion;
+pub use self::posture::{Attribute, Attributes};
+pub(crate) use self::reader::Spanned;
+pub(crate) use self::rule::{Capability, Rule};
 pub(crate) use self::selector::{AgentPattern, NodeSelector, Selector};
-pub(crate) use self::test::{Expectation, Target};
+pub use self::summary::RuleSummary;
+pub(crate) use self::test::{Expectation, FAILED, Target};
+pub(crate) use self::window::{Valid, Window, rfc3339};
 
-use self::reader::{Fields, Keys, Reader, Spanned, span};
+use self::reader::{Fields, Keys, Reader, span};
 use crate::diagnostic::{Diagnostic, Source};
 
 /// The longest policy file, in bytes: signed, it must fit the 960 KiB of a document (`identity`)
@@ -40,24 +55,43 @@ pub(crate) const MAX_RULES: usize = 10_000;
 pub struct Document {
     pub(crate) names: Names,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) guards: Vec<Guard>,
+    pub(crate) blocks: Vec<Block>,
     pub(crate) expectations: Vec<Expectation>,
     pub(crate) source: Source,
 }
 
-/// What the file gives names to.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Names {
-    /// Members by group, its name with the prefix.
-    pub groups: BTreeMap<Box<str>, BTreeSet<UserName>>,
-    pub hosts: BTreeMap<Box<str>, Prefix>,
-    /// Owners by tag, as written.
-    pub tags: BTreeMap<Tag, Vec<String>>,
+/// What a gateway must be able to do to hold what a file demands: see [`Document::demands`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Feature {
+    /// `rate` of a guard.
+    Rate,
+    /// `maxBytes` of a guard.
+    MaxBytes,
+    /// `deny` of a guard.
+    DenyWindows,
+    /// `approve` of a guard.
+    Approve,
+    /// `spend` of a guard.
+    Spend,
 }
 
 const POLICY: Keys = Keys {
     of: "the policy",
-    known: &["groups", "hosts", "tagOwners", "grants", "acls", "tests"],
-    later: &["ipsets", "postures", "autoApprovers", "guards", "blocks"],
+    known: &[
+        "groups",
+        "hosts",
+        "ipsets",
+        "tagOwners",
+        "postures",
+        "autoApprovers",
+        "grants",
+        "acls",
+        "guards",
+        "blocks",
+        "tests",
+    ],
     ignored: &[
         "ssh",
         "sshTests",
@@ -148,9 +182,9 @@ impl Document {
         self.rules.len()
     }
 
-    /// What each rule says, in the order of the file.
+    /// What each grant, guard and block says, in the order of the file.
     pub fn summary(&self) -> impl Iterator<Item = RuleSummary> {
-        self.rules.iter().map(RuleSummary::new)
+        summary::of(self)
     }
 
     /// How many expectations its `tests` have.
@@ -158,21 +192,42 @@ impl Document {
         self.expectations.len()
     }
 
+    /// What its guards demand of the gateways that enforce it, each with the first guard that does.
+    pub fn demands(&self) -> BTreeMap<Feature, &str> {
+        let mut demands = BTreeMap::new();
+        for guard in &self.guards {
+            for feature in guard.features() {
+                demands.entry(feature).or_insert(guard.name.as_str());
+            }
+        }
+        demands
+    }
+
     fn read(root: &Value<'_>, source: &Source) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let mut reader = Reader::new(source.clone());
-        let (mut names, mut rules, mut expectations) = (Names::default(), Vec::new(), Vec::new());
+        let mut document = Self {
+            names: Names::default(),
+            rules: Vec::new(),
+            guards: Vec::new(),
+            blocks: Vec::new(),
+            expectations: Vec::new(),
+            source: source.clone(),
+        };
         if let Some(object) = reader.object("the policy", root) {
             let sections = reader.fields(object, &POLICY);
-            names = Names::read(&mut reader, &sections);
-            rules = rule::read(&mut reader, &sections, &names);
-            expectations = test::read(&mut reader, &sections, &names);
-            if rules.is_empty() {
+            let names = Names::read(&mut reader, &sections);
+            document.rules = rule::read(&mut reader, &sections, &names);
+            document.guards = guard::read(&mut reader, &sections, &names);
+            document.blocks = block::read(&mut reader, &sections, &names);
+            document.expectations = test::read(&mut reader, &sections, &names);
+            document.names = names;
+            if document.rules.is_empty() {
                 reader.say(
                     Diagnostic::warning("W102", 0..0, "no grants: everything is denied".into())
                         .help("unlike at Tailscale, a file without grants permits nothing"),
                 );
             }
-            if expectations.is_empty() {
+            if document.expectations.is_empty() {
                 reader.say(Diagnostic::warning("W103", 0..0, "no tests".into()).help(
                     "add \"tests\": they refuse the push of a policy that no longer means \
                          what you meant",
@@ -181,128 +236,20 @@ impl Document {
         }
         match reader.finish() {
             (diagnostics, true) => Err(diagnostics),
-            (warnings, false) => Ok((
-                Self {
-                    names,
-                    rules,
-                    expectations,
-                    source: source.clone(),
-                },
-                warnings,
-            )),
+            (warnings, false) => Ok((document, warnings)),
         }
     }
 }
 
-impl Names {
-    fn read(reader: &mut Reader, sections: &Fields<'_>) -> Self {
-        let mut names = Self::default();
-        if let Some(section) = sections.get("groups") {
-            names.read_groups(reader, section);
-        }
-        if let Some(section) = sections.get("hosts") {
-            names.read_hosts(reader, section);
-        }
-        if let Some(section) = sections.get("tagOwners") {
-            names.read_tags(reader, section);
-        }
-        names
-    }
-
-    fn read_groups(&mut self, reader: &mut Reader, section: &ObjectProp<'_>) {
-        for (name, value) in reader.members("groups", &section.value) {
-            if !name.value.strip_prefix("group:").is_some_and(is_plain) {
-                let message = format!("groups[{:?}]: not a group name", name.value);
-                let wrong = Diagnostic::error("E024", name.span.clone(), message);
-                reader.say(wrong.help("a group is group: and letters, digits, . _ or -"));
-                continue;
-            }
-            let what = format!("groups[{:?}]", name.value);
-            let mut members = BTreeSet::new();
-            for member in reader.strings(&what, value) {
-                match member.value.parse::<UserName>() {
-                    Ok(user) => drop(members.insert(user)),
-                    Err(_) if member.value.starts_with("group:") => reader.error(
-                        "E060",
-                        member.span,
-                        format!(
-                            "{what}: {:?}: group members cannot be recursive",
-                            member.value
-                        ),
-                    ),
-                    Err(error) => {
-                        let message = format!("{what}: {:?}: {error}", member.value);
-                        reader.error("E024", member.span, message);
-                    }
-                }
-            }
-            self.groups.insert(name.value.into(), members);
-        }
-    }
-
-    fn read_hosts(&mut self, reader: &mut Reader, section: &ObjectProp<'_>) {
-        for (name, value) in reader.members("hosts", &section.value) {
-            let what = format!("hosts[{:?}]", name.value);
-            if !is_plain(&name.value) || name.value.parse::<Prefix>().is_ok() {
-                let wrong =
-                    Diagnostic::error("E024", name.span, format!("{what}: not a host name"));
-                reader.say(wrong.help("a host is named by letters, digits, . _ or -"));
-                continue;
-            }
-            let Some(address) = reader.string(&what, value) else {
-                continue;
-            };
-            match address.value.parse::<Prefix>() {
-                Ok(prefix) => drop(self.hosts.insert(name.value.into(), prefix)),
-                Err(prefix::ParsePrefixError::HostBits(meant)) => reader.say(
-                    Diagnostic::error(
-                        "E044",
-                        address.span,
-                        format!("{what}: {:?} has bits set after its prefix", address.value),
-                    )
-                    .help(format!("did you mean {meant}?")),
-                ),
-                Err(prefix::ParsePrefixError::Syntax) => {
-                    let message = format!(
-                        "{what}: {:?} is no IP address and no CIDR block",
-                        address.value
-                    );
-                    reader.error("E044", address.span, message);
-                }
-            }
-        }
-    }
-
-    fn read_tags(&mut self, reader: &mut Reader, section: &ObjectProp<'_>) {
-        let mut owners: Vec<(Tag, Vec<Spanned<String>>)> = Vec::new();
-        for (name, value) in reader.members("tagOwners", &section.value) {
-            let what = format!("tagOwners[{:?}]", name.value);
-            let listed = reader.strings(&what, value);
-            match name.value.parse() {
-                Ok(tag) => owners.push((tag, listed)),
-                Err(error) => reader.error("E024", name.span, format!("{what}: {error}")),
-            }
-        }
-        let tags: BTreeSet<Tag> = owners.iter().map(|(tag, _)| tag.clone()).collect();
-        for (tag, listed) in owners {
-            for owner in &listed {
-                let text = owner.value.as_str();
-                let known = match text {
-                    "autogroup:member" | "autogroup:admin" | "autogroup:owner" => true,
-                    _ if text.starts_with("group:") => self.groups.contains_key(text),
-                    _ if text.starts_with("tag:") => {
-                        text.parse::<Tag>().is_ok_and(|tag| tags.contains(&tag))
-                    }
-                    _ => text.parse::<UserName>().is_ok(),
-                };
-                if !known {
-                    let message = format!("tagOwners[\"{tag}\"]: owner not found: {text:?}");
-                    let wrong = Diagnostic::error("E021", owner.span.clone(), message);
-                    reader.say(wrong.help("an owner is a user, or a group or tag of this file"));
-                }
-            }
-            self.tags
-                .insert(tag, listed.into_iter().map(|owner| owner.value).collect());
+impl Feature {
+    /// The words in the policy file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::MaxBytes => "maxBytes",
+            Self::DenyWindows => "deny",
+            Self::Approve => "approve",
+            Self::Spend => "spend",
         }
     }
 }

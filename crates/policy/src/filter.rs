@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use identity::NodeId;
+use identity::{NodeId, UnixTime};
 
-use crate::document::{Ports, Prefix, UDP};
-use crate::resolve::{Place, Resolved};
+use crate::decide::When;
+use crate::document::{Ports, UDP};
+use crate::resolve::{Addresses, Place, Resolved, ResolvedGuard, ends_in};
 
 /// What the filter looks at of an inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +41,21 @@ struct Peer {
     permits: Arc<[Permit]>,
 }
 
-/// One thing that a rule permits; without a block, any address of that side.
+/// One thing that a rule permits; without addresses, any address of that side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Permit {
-    src: Option<Prefix>,
-    dst: Option<Prefix>,
+    src: Option<Addresses>,
+    dst: Option<Addresses>,
     ports: Ports,
+    /// What a guard denies of it now.
+    except: Vec<Except>,
+}
+
+/// The packets that a guard is about: those between these addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Except {
+    src: Option<Addresses>,
+    dst: Option<Addresses>,
 }
 
 impl PacketFilter {
@@ -56,29 +66,27 @@ impl PacketFilter {
 
     pub(crate) fn new(
         resolved: &Resolved,
-        local: &NodeId,
+        here: &Place,
         router_port: u16,
+        at: UnixTime,
         may_talk: impl Fn(&Place) -> bool,
     ) -> Self {
-        let Some(here) = resolved.node(local) else {
-            return Self::deny_all();
-        };
         let mut known: BTreeMap<(u32, bool), Arc<[Permit]>> = BTreeMap::new();
         let mut peers = BTreeMap::new();
-        for (id, place) in resolved.nodes().filter(|(id, _)| *id != local) {
+        for place in resolved.nodes().filter(|it| it.facts.id != here.facts.id) {
             let permits = known
-                .entry((place.class(), place.has_user_of(here)))
-                .or_insert_with(|| permits(resolved, place, here).into());
+                .entry((place.class.id, place.has_user_of(here)))
+                .or_insert_with(|| permits(resolved, place, here, at).into());
             let peer = Peer {
                 router: may_talk(place),
                 permits: permits.clone(),
             };
             if peer.router || !peer.permits.is_empty() {
-                peers.insert(*id, peer);
+                peers.insert(place.facts.id, peer);
             }
         }
         Self {
-            local: here.addresses.clone(),
+            local: here.facts.addresses.clone(),
             router_port,
             peers,
         }
@@ -103,33 +111,55 @@ impl PacketFilter {
 impl Permit {
     fn allows(&self, packet: &InnerPacket) -> bool {
         self.ports.matches(packet.protocol, packet.dst_port)
-            && self.src.is_none_or(|block| block.contains(packet.src))
-            && self.dst.is_none_or(|block| block.contains(packet.dst))
+            && is_between(self.src.as_ref(), self.dst.as_ref(), packet)
+            && !self
+                .except
+                .iter()
+                .any(|except| is_between(except.src.as_ref(), except.dst.as_ref(), packet))
     }
 }
 
-fn permits(resolved: &Resolved, src: &Place, dst: &Place) -> Vec<Permit> {
+fn is_between(src: Option<&Addresses>, dst: Option<&Addresses>, packet: &InnerPacket) -> bool {
+    src.is_none_or(|within| within.contains(packet.src))
+        && dst.is_none_or(|within| within.contains(packet.dst))
+}
+
+/// What may enter `dst` from `src` at a moment.
+fn permits(resolved: &Resolved, src: &Place, dst: &Place, at: UnixTime) -> Vec<Permit> {
+    let is_blocked = |place: &Place| {
+        resolved
+            .blocks_of(place)
+            .any(|it| it.block.holds(at) && it.names(place, None))
+    };
+    if is_blocked(src) || is_blocked(dst) {
+        return Vec::new();
+    }
+    let except = exceptions(resolved, src, dst, at);
     let mut permits = Vec::new();
-    for rule in resolved.packet_rules(src, dst) {
+    let rules = resolved.packet_rules(src, dst).filter(|rule| {
+        let valid = rule.valid.as_ref().is_none_or(|valid| valid.holds(at));
+        // Of a rule with `http` the proxy alone knows what passes; of one with `via` the route.
+        valid && rule.http.is_empty() && !rule.via && rule.is_met_by(src)
+    });
+    for rule in rules {
         // An agent's packets cannot be told from its gateway's: such a source matches none.
-        let sources: BTreeSet<Option<Prefix>> = resolved
-            .sources(rule, src)
+        let of_nodes = ends_in(&rule.src, &src.class).filter(|end| end.agent.is_none());
+        let sources: BTreeSet<Option<Addresses>> = of_nodes.map(|end| end.within.clone()).collect();
+        let destinations: BTreeSet<Option<Addresses>> = rule
+            .destinations(src, dst)
             .filter(|end| end.agent.is_none())
-            .map(|end| end.within)
-            .collect();
-        let destinations: BTreeSet<Option<Prefix>> = resolved
-            .destinations(rule, src, dst)
-            .map(|end| end.within)
+            .map(|end| end.within.clone())
             .collect();
         for ports in &rule.ip {
-            for (&src, &dst) in sources
+            for (src, dst) in sources
                 .iter()
                 .flat_map(|src| destinations.iter().map(move |dst| (src, dst)))
             {
                 let permit = Permit {
-                    src,
-                    dst,
+                    src: src.clone(),
+                    dst: dst.clone(),
                     ports: ports.clone(),
+                    except: except.clone(),
                 };
                 if !permits.contains(&permit) {
                     permits.push(permit);
@@ -138,4 +168,25 @@ fn permits(resolved: &Resolved, src: &Place, dst: &Place) -> Vec<Permit> {
         }
     }
     permits
+}
+
+/// What the guards between two nodes deny of packets at a moment.
+fn exceptions(resolved: &Resolved, src: &Place, dst: &Place, at: UnixTime) -> Vec<Except> {
+    // A message's verb says nothing of packets, and rates and sizes count messages.
+    let denies = |guard: &&ResolvedGuard| {
+        let now = When::At(at);
+        guard.msg.is_empty() && (now.denied(&guard.deny).is_some() || guard.asks_a_person())
+    };
+    let mut except = Vec::new();
+    for guard in resolved.guards_between(src, dst).filter(denies) {
+        let sources = ends_in(&guard.src, &src.class).filter(|end| end.agent.is_none());
+        for from in sources {
+            let onto = ends_in(&guard.dst, &dst.class).filter(|end| end.agent.is_none());
+            except.extend(onto.map(|end| Except {
+                src: from.within.clone(),
+                dst: end.within.clone(),
+            }));
+        }
+    }
+    except
 }

@@ -1,29 +1,45 @@
 //! Who may talk to whom: the access-policy file, and the verdicts made from it.
 //!
-//! Three seams, each a file that names only those before it:
+//! Three seams, each of which names only what is before it:
 //!
 //! ```text
 //! text ─► Document ─────► classes ─────► Policy::authorize     (messages)
 //!         (document.rs)   (resolve.rs)   Policy::packet_filter (packets)
+//!                                        Policy::explain, run_tests, …  (people)
+//!                         all of them ask decide.rs
 //! ```
 //! **Invariants.** Nothing is permitted because a list is empty: no policy, no grant, no verdict but
-//! *denied*. Grants only add, and their order never matters. What this version does not enforce it
-//! does not load. A verdict is made from authenticated node ids, never from a field of a message.
+//! *denied*. Grants only add, guards only subtract, blocks always win, and order never matters. A
+//! guard that nobody here can hold denies what it is about. A verdict is made from authenticated
+//! node ids, never from a field of a message.
 #![forbid(unsafe_code)]
 
+mod address;
 mod authorizer;
+mod cases;
+mod decide;
 mod diagnostic;
 mod document;
+mod explain;
 mod filter;
 mod lint;
+mod node;
+mod packet_rules;
+mod reasons;
 mod resolve;
 mod self_test;
 mod verb;
+mod verdict;
+mod world;
 
-pub use authorizer::{Denial, GrantRef, MessageRequest, Policy, Verdict};
+pub use address::{AddressSet, ParsePrefixError, Prefix};
+pub use authorizer::{HttpRequest, MessageRequest, Policy};
 pub use diagnostic::{Diagnostic, Severity};
-pub use document::{Document, MAX_TEXT, RuleSummary};
+pub use document::{Attribute, Attributes, Document, Feature, MAX_TEXT, RateKey, RuleSummary};
+pub use explain::{Explanation, Finding};
 pub use filter::{InnerPacket, PacketFilter};
-pub use resolve::Node;
+pub use node::Node;
+pub use packet_rules::{Network, PacketRule};
 pub use self_test::{TestOutcome, TestReport};
-pub use verb::{ParseVerbError, Verb, VerbSet};
+pub use verb::{ParseVerbError, Skill, Verb, VerbSet};
+pub use verdict::{Bucket, BucketKey, Denial, GrantRef, Verdict};

@@ -2,22 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::Node;
 use crate::diagnostic::Diagnostic;
-use crate::document::{Document, NodeSelector};
-use crate::resolve::{Matcher, Node};
+use crate::document::{Document, NodeSelector, Selector, Spanned};
+use crate::resolve::Matcher;
 
 impl Document {
     /// Warns of selectors that match none of these gateways, each once: a mistyped name permits
     /// nothing, and says nothing either.
     pub fn lint(&self, nodes: &[Node]) -> Vec<Diagnostic> {
         let mut ids = BTreeMap::new();
-        for selector in self
-            .rules
-            .iter()
-            .flat_map(|rule| rule.src.iter().chain(&rule.dst))
-        {
+        for selector in self.written().filter_map(|entry| entry.value.node()) {
             let next = u32::try_from(ids.len()).expect("a file has fewer than 2^32 bytes");
-            ids.entry(selector.node.clone()).or_insert(next);
+            ids.entry(selector.clone()).or_insert(next);
         }
         let matcher = Matcher::new(self, &ids);
         let matched: BTreeSet<u32> = nodes
@@ -26,16 +23,23 @@ impl Document {
             .collect();
         let mut said = BTreeSet::new();
         let mut warnings = Vec::new();
-        for rule in &self.rules {
-            let selectors = rule.src.iter().chain(&rule.dst).zip(&rule.spans);
-            for (selector, span) in selectors {
-                let nobody = !matched.contains(&ids[&selector.node]);
-                if nobody && said.insert(&selector.node) {
-                    warnings.push(self.matches_nobody(&selector.node, span.clone()));
-                }
+        for entry in self.written() {
+            let Some(selector) = entry.value.node() else {
+                continue;
+            };
+            let nobody = !matched.contains(&ids[selector]);
+            if nobody && said.insert(selector) {
+                warnings.push(self.matches_nobody(selector, entry.span.clone()));
             }
         }
         warnings
+    }
+
+    fn written(&self) -> impl Iterator<Item = &Spanned<Selector>> {
+        let rules = self.rules.iter().flat_map(|rule| rule.selectors());
+        let guards = self.guards.iter().flat_map(|guard| guard.selectors());
+        let blocks = self.blocks.iter().flat_map(|block| &block.matches);
+        rules.chain(guards).chain(blocks)
     }
 
     fn matches_nobody(&self, selector: &NodeSelector, span: std::ops::Range<usize>) -> Diagnostic {

@@ -2,330 +2,274 @@
 //!
 //! Nodes that match the same selectors form one *class*. Per class the rules are listed that have
 //! it as source or destination, so that a verdict intersects two short lists instead of walking
-//! the file.
+//! the file; at the gateway for which a policy is compiled that intersection is made beforehand.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod matcher;
+mod nodes;
+mod rules;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use identity::{Member, NodeId, NodeName, Role, Tag, UserName};
+use identity::{NodeId, NodeName, UserName};
 
-use crate::document::{AgentPattern, Document, NodeSelector, Ports, Prefix, Rule, Selector};
-use crate::{GrantRef, VerbSet};
+pub(crate) use self::matcher::Matcher;
+use self::nodes::Nodes;
+pub(crate) use self::rules::{
+    Addresses, End, Posture, ResolvedBlock, ResolvedGuard, ResolvedRule, Rules, ends_in,
+};
+use crate::{Document, Node};
 
-/// A gateway as the policy sees it, from its verified membership. A beacon is never one: it
-/// matches no selector ([`Node::from_member`]).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Its authenticated id.
-    pub id: NodeId,
-    /// Its name in the mesh.
-    pub name: NodeName,
-    /// Whose it is. Ignored where it has tags: a tagged node has no user.
-    pub user: Option<UserName>,
-    /// What it is for.
-    pub tags: Vec<Tag>,
-    /// Its addresses inside the mesh.
-    pub addresses: Vec<IpAddr>,
+/// A document, resolved for the nodes of a mesh. Cheap to clone: a clone shares what it does not
+/// change.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    rules: Arc<Rules>,
+    nodes: Nodes,
+    local: Option<Local>,
+    next_class: u32,
 }
 
-/// A document, resolved for the nodes of a mesh.
-#[derive(Debug)]
-pub(crate) struct Resolved {
-    nodes: BTreeMap<NodeId, Place>,
-    /// By class: the selectors that match, sorted.
-    classes: Vec<Box<[u32]>>,
-    rules: Vec<ResolvedRule>,
-    /// The rules with `msg`, and those with `ip`.
-    messages: Postings,
-    packets: Postings,
+/// The gateway for which a policy is compiled.
+#[derive(Clone, Debug)]
+struct Local {
+    id: NodeId,
+    class: Arc<Class>,
 }
 
 /// One node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
-    class: u32,
+    pub class: Arc<Class>,
+    pub facts: Arc<Facts>,
+}
+
+/// What is told of a node, and what only its own user's rules ask.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub id: NodeId,
     /// Only where it has no tags.
     pub user: Option<UserName>,
     pub name: NodeName,
     pub addresses: Box<[IpAddr]>,
 }
 
-/// One rule, its selectors replaced by numbers.
-#[derive(Debug)]
-pub(crate) struct ResolvedRule {
-    pub name: GrantRef,
-    pub ip: Vec<Ports>,
-    pub msg: VerbSet,
-    src: Vec<End>,
-    dst: Vec<End>,
-}
-
-/// One selector of a rule.
-#[derive(Debug)]
-pub(crate) struct End {
-    selector: u32,
-    pub agent: Option<AgentPattern>,
-    of_source_user: bool,
-    /// Narrows packets to these addresses of the node.
-    pub within: Option<Prefix>,
-}
-
-/// By class, the indices of the rules that have it on one side, ascending.
+/// Nodes that no selector of the file tells apart.
 #[derive(Debug, Default)]
-struct Postings {
-    src: Vec<Box<[u32]>>,
-    dst: Vec<Box<[u32]>>,
-}
-
-impl Node {
-    /// A gateway from its verified membership; none from a beacon's.
-    pub fn from_member(member: &Member) -> Option<Self> {
-        (member.role == Role::Gateway).then(|| Self {
-            id: member.node,
-            name: member.name.clone(),
-            user: member.user.clone(),
-            tags: member.tags.clone(),
-            addresses: member.overlay.into_iter().map(IpAddr::from).collect(),
-        })
-    }
-
-    /// The user whose node it is: none where it has tags.
-    fn owner(&self) -> Option<&UserName> {
-        self.user.as_ref().filter(|_| self.tags.is_empty())
-    }
+pub(crate) struct Class {
+    pub id: u32,
+    /// The selectors that match, sorted.
+    selectors: Box<[u32]>,
+    /// The rules that have it on one side, ascending.
+    src: Box<[u32]>,
+    dst: Box<[u32]>,
+    guard_src: Box<[u32]>,
+    guard_dst: Box<[u32]>,
+    blocks: Box<[u32]>,
+    /// The rules for messages to the local gateway, and from it.
+    to_local: Box<[u32]>,
+    from_local: Box<[u32]>,
 }
 
 impl Resolved {
-    pub fn new(document: &Document, nodes: &[Node]) -> Self {
-        let mut selectors = BTreeMap::new();
-        let rules: Vec<_> = document
-            .rules
-            .iter()
-            .map(|rule| ResolvedRule::new(rule, &mut selectors))
-            .collect();
-        let matcher = Matcher::new(document, &selectors);
-        let mut ids: BTreeMap<Box<[u32]>, u32> = BTreeMap::new();
-        let mut places = BTreeMap::new();
-        for node in nodes {
-            let next = u32::try_from(ids.len()).expect("fewer classes than nodes, fewer than 2^32");
-            let class = *ids.entry(matcher.selectors_of(node)).or_insert(next);
-            let place = Place {
-                class,
-                user: node.owner().cloned(),
-                name: node.name.clone(),
-                addresses: node.addresses.as_slice().into(),
-            };
-            places.insert(node.id, place);
-        }
-        let mut classes = vec![Box::default(); ids.len()];
-        for (class, id) in ids {
-            classes[id as usize] = class;
-        }
-        let messages = Postings::new(&rules, &classes, |rule| !rule.msg.is_empty());
-        let packets = Postings::new(&rules, &classes, |rule| !rule.ip.is_empty());
-        Self {
-            nodes: places,
-            classes,
+    pub fn new(document: &Document, nodes: &[Node], local: Option<&NodeId>) -> Self {
+        let rules = Arc::new(Rules::new(document));
+        let local = local.and_then(|id| nodes.iter().find(|node| node.id == *id));
+        let local = local.map(|node| Local {
+            id: node.id,
+            class: Arc::new(Class::new(
+                &rules,
+                rules.matcher.selectors_of(node),
+                None,
+                0,
+            )),
+        });
+        let mut resolved = Self {
             rules,
-            messages,
-            packets,
+            nodes: Nodes::default(),
+            local,
+            next_class: 0,
+        };
+        let mut classes: BTreeMap<Box<[u32]>, Arc<Class>> = BTreeMap::new();
+        for node in nodes {
+            let selectors = resolved.rules.matcher.selectors_of(node);
+            let class = match classes.get(&selectors) {
+                Some(class) => class.clone(),
+                None => {
+                    let class = resolved.new_class(selectors.clone());
+                    classes.insert(selectors, class.clone());
+                    class
+                }
+            };
+            resolved.nodes.insert(Place::new(node, class));
         }
+        resolved
+    }
+
+    /// One node more, or a newer view of it. The local gateway itself cannot change in this way.
+    pub fn insert(&mut self, node: &Node) {
+        let class = self.new_class(self.rules.matcher.selectors_of(node));
+        self.nodes.insert(Place::new(node, class));
+    }
+
+    pub fn remove(&mut self, id: &NodeId) {
+        self.nodes.remove(id);
+    }
+
+    fn new_class(&mut self, selectors: Box<[u32]>) -> Arc<Class> {
+        let id = self.next_class;
+        self.next_class += 1;
+        let local = self.local.as_ref().map(|local| &*local.class);
+        Arc::new(Class::new(&self.rules, selectors, local, id))
+    }
+
+    /// The gateway that it is prepared for.
+    pub fn local(&self) -> Option<&NodeId> {
+        self.local.as_ref().map(|local| &local.id)
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     pub fn node(&self, id: &NodeId) -> Option<&Place> {
         self.nodes.get(id)
     }
 
-    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &Place)> {
+    pub fn nodes(&self) -> impl Iterator<Item = &Place> {
         self.nodes.iter()
     }
 
-    pub fn has_rules(&self) -> bool {
-        !self.rules.is_empty()
-    }
-
-    /// The rules by which some agent of `src` may message some agent of `dst`, in file order.
-    pub fn message_rules(&self, src: &Place, dst: &Place) -> impl Iterator<Item = &ResolvedRule> {
-        self.messages
-            .common(src, dst)
-            .map(|index| &self.rules[index as usize])
-    }
-
-    /// The rules by which packets may flow from `src` to `dst`, in file order.
-    pub fn packet_rules(&self, src: &Place, dst: &Place) -> impl Iterator<Item = &ResolvedRule> {
-        self.packets
-            .common(src, dst)
-            .map(|index| &self.rules[index as usize])
-    }
-
-    /// The sources of a rule that match a node.
-    pub fn sources<'a>(
+    /// The rules that may allow a message between agents of two nodes, in file order.
+    pub fn message_rules<'a>(
         &'a self,
-        rule: &'a ResolvedRule,
-        src: &Place,
-    ) -> impl Iterator<Item = &'a End> {
-        let class = &self.classes[src.class as usize];
-        rule.src
+        src: &'a Place,
+        dst: &'a Place,
+    ) -> impl Iterator<Item = &'a ResolvedRule> {
+        // Made beforehand where the local gateway is an end.
+        let (made, rest) = match &self.local {
+            Some(local) if local.id == dst.facts.id => (Some(&*src.class.to_local), None),
+            Some(local) if local.id == src.facts.id => (Some(&*dst.class.from_local), None),
+            _ => (None, Some(common(&src.class.src, &dst.class.dst))),
+        };
+        let made = made.into_iter().flatten().copied();
+        made.chain(rest.into_iter().flatten())
+            .map(|index| self.rules.rule(index))
+            .filter(|rule| rule.is_for_messages())
+    }
+
+    /// The rules that may let packets from `src` to `dst`, in file order.
+    pub fn packet_rules<'a>(
+        &'a self,
+        src: &'a Place,
+        dst: &'a Place,
+    ) -> impl Iterator<Item = &'a ResolvedRule> {
+        common(&src.class.src, &dst.class.dst)
+            .map(|index| self.rules.rule(index))
+            .filter(|rule| !rule.ip.is_empty())
+    }
+
+    /// The rules that have a node as source, in file order.
+    pub fn rules_from<'a>(&'a self, src: &'a Place) -> impl Iterator<Item = &'a ResolvedRule> {
+        src.class.src.iter().map(|index| self.rules.rule(*index))
+    }
+
+    /// The rules that have a node as destination, in file order.
+    pub fn rules_to<'a>(&'a self, dst: &'a Place) -> impl Iterator<Item = &'a ResolvedRule> {
+        dst.class.dst.iter().map(|index| self.rules.rule(*index))
+    }
+
+    /// The guards that may be about what goes from one node to another, in file order.
+    pub fn guards_between<'a>(
+        &'a self,
+        src: &'a Place,
+        dst: &'a Place,
+    ) -> impl Iterator<Item = &'a ResolvedGuard> {
+        common(&src.class.guard_src, &dst.class.guard_dst).map(|index| self.rules.guard(index))
+    }
+
+    /// The guards that have a node as source, in file order.
+    pub fn guards_from<'a>(&'a self, src: &'a Place) -> impl Iterator<Item = &'a ResolvedGuard> {
+        src.class
+            .guard_src
             .iter()
-            .filter(|end| class.binary_search(&end.selector).is_ok())
+            .map(|index| self.rules.guard(*index))
     }
 
-    /// The destinations of a rule that match a node, for packets or messages from `src`.
-    pub fn destinations<'a>(
-        &'a self,
-        rule: &'a ResolvedRule,
-        src: &Place,
-        dst: &Place,
-    ) -> impl Iterator<Item = &'a End> {
-        let class = &self.classes[dst.class as usize];
-        let same_user = src.has_user_of(dst);
-        rule.dst.iter().filter(move |end| {
-            class.binary_search(&end.selector).is_ok() && (same_user || !end.of_source_user)
-        })
+    /// The blocks that may be about a node or its agents, in file order.
+    pub fn blocks_of<'a>(&'a self, place: &'a Place) -> impl Iterator<Item = &'a ResolvedBlock> {
+        place
+            .class
+            .blocks
+            .iter()
+            .map(|index| self.rules.block(*index))
     }
 }
 
 impl Place {
+    pub fn new(node: &Node, class: Arc<Class>) -> Self {
+        let facts = Facts {
+            id: node.id,
+            user: node.owner().cloned(),
+            name: node.name.clone(),
+            addresses: node.addresses.as_slice().into(),
+        };
+        Self {
+            class,
+            facts: Arc::new(facts),
+        }
+    }
+
     /// Whether both belong to one user.
     pub fn has_user_of(&self, other: &Self) -> bool {
-        self.user.is_some() && self.user == other.user
-    }
-
-    /// Equal for nodes that no selector of the file tells apart.
-    pub fn class(&self) -> u32 {
-        self.class
+        self.facts.user.is_some() && self.facts.user == other.facts.user
     }
 }
 
-impl ResolvedRule {
-    fn new(rule: &Rule, selectors: &mut BTreeMap<NodeSelector, u32>) -> Self {
-        let mut end = |selector: &Selector| {
-            let next = u32::try_from(selectors.len()).expect("a file has fewer than 2^32 bytes");
-            End {
-                selector: *selectors.entry(selector.node.clone()).or_insert(next),
-                agent: selector.agent.clone(),
-                of_source_user: selector.node == NodeSelector::OfSourceUser,
-                within: match selector.node {
-                    NodeSelector::Within(prefix) => Some(prefix),
-                    _ => None,
-                },
-            }
+impl Class {
+    fn new(rules: &Rules, selectors: Box<[u32]>, local: Option<&Self>, id: u32) -> Self {
+        let listed = |postings: &rules::Postings| postings.of_any(&selectors);
+        let mut class = Self {
+            id,
+            src: listed(&rules.by_src),
+            dst: listed(&rules.by_dst),
+            guard_src: listed(&rules.guards_by_src),
+            guard_dst: listed(&rules.guards_by_dst),
+            blocks: listed(&rules.blocks_by_match),
+            selectors,
+            ..Self::default()
         };
-        let src = rule.src.iter().map(&mut end).collect();
-        let dst = rule.dst.iter().map(&mut end).collect();
-        Self {
-            name: rule.name.clone(),
-            ip: rule.ip.clone(),
-            msg: rule.msg,
-            src,
-            dst,
+        if let Some(local) = local {
+            let messages = |index: &u32| rules.rule(*index).is_for_messages();
+            class.to_local = common(&class.src, &local.dst).filter(messages).collect();
+            class.from_local = common(&local.src, &class.dst).filter(messages).collect();
         }
+        class
+    }
+
+    /// Whether a selector of the file matches.
+    pub fn has(&self, selector: u32) -> bool {
+        self.selectors.binary_search(&selector).is_ok()
     }
 }
 
-impl Postings {
-    fn new(
-        rules: &[ResolvedRule],
-        classes: &[Box<[u32]>],
-        has: impl Fn(&ResolvedRule) -> bool,
-    ) -> Self {
-        let (mut src, mut dst) = (BTreeMap::new(), BTreeMap::new());
-        for (index, rule) in (0u32..).zip(rules).filter(|(_, rule)| has(rule)) {
-            for (ends, by_selector) in [(&rule.src, &mut src), (&rule.dst, &mut dst)] {
-                for end in ends {
-                    by_selector
-                        .entry(end.selector)
-                        .or_insert_with(Vec::new)
-                        .push(index);
-                }
+/// What is in both of two ascending lists.
+fn common<'a>(left: &'a [u32], right: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
+    let mut left = left.iter().copied().peekable();
+    let mut right = right.iter().copied().peekable();
+    std::iter::from_fn(move || {
+        loop {
+            let (a, b) = (*left.peek()?, *right.peek()?);
+            if a <= b {
+                left.next();
+            }
+            if b <= a {
+                right.next();
+            }
+            if a == b {
+                return Some(a);
             }
         }
-        let by_class = |by_selector: BTreeMap<u32, Vec<u32>>| {
-            let of_class = |class: &[u32]| {
-                let lists = class
-                    .iter()
-                    .filter_map(|selector| by_selector.get(selector));
-                let indices: BTreeSet<u32> = lists.flatten().copied().collect();
-                indices.into_iter().collect()
-            };
-            classes.iter().map(|class| of_class(class)).collect()
-        };
-        Self {
-            src: by_class(src),
-            dst: by_class(dst),
-        }
-    }
-
-    /// The rules that have one class as source and the other as destination.
-    fn common(&self, src: &Place, dst: &Place) -> impl Iterator<Item = u32> {
-        let mut left = self.src[src.class as usize].iter().copied().peekable();
-        let mut right = self.dst[dst.class as usize].iter().copied().peekable();
-        std::iter::from_fn(move || {
-            loop {
-                let (a, b) = (*left.peek()?, *right.peek()?);
-                if a <= b {
-                    left.next();
-                }
-                if b <= a {
-                    right.next();
-                }
-                if a == b {
-                    return Some(a);
-                }
-            }
-        })
-    }
-}
-
-/// Finds the selectors that match a node, without trying each.
-pub(crate) struct Matcher<'a> {
-    ids: &'a BTreeMap<NodeSelector, u32>,
-    groups: BTreeMap<&'a UserName, Vec<&'a str>>,
-    blocks: Vec<(Prefix, u32)>,
-}
-
-impl<'a> Matcher<'a> {
-    pub fn new(document: &'a Document, ids: &'a BTreeMap<NodeSelector, u32>) -> Self {
-        let mut groups: BTreeMap<&UserName, Vec<&str>> = BTreeMap::new();
-        for (group, members) in &document.names.groups {
-            for member in members {
-                groups.entry(member).or_default().push(group);
-            }
-        }
-        let blocks = ids
-            .iter()
-            .filter_map(|(selector, id)| match selector {
-                NodeSelector::Within(prefix) => Some((*prefix, *id)),
-                _ => None,
-            })
-            .collect();
-        Self {
-            ids,
-            groups,
-            blocks,
-        }
-    }
-
-    /// The matching selectors, sorted.
-    pub fn selectors_of(&self, node: &Node) -> Box<[u32]> {
-        let mut names = vec![NodeSelector::Every, NodeSelector::Named(node.name.clone())];
-        if !node.tags.is_empty() {
-            names.push(NodeSelector::Tagged);
-            names.extend(node.tags.iter().cloned().map(NodeSelector::Tag));
-        }
-        if let Some(user) = node.owner() {
-            names.extend([NodeSelector::Member, NodeSelector::OfSourceUser]);
-            names.push(NodeSelector::User(user.clone()));
-            let groups = self.groups.get(user).into_iter().flatten();
-            names.extend(groups.map(|group| NodeSelector::Group((*group).into())));
-        }
-        let named = names.iter().filter_map(|name| self.ids.get(name).copied());
-        let blocks = self.blocks.iter().filter(|(block, _)| {
-            node.addresses
-                .iter()
-                .any(|address| block.contains(*address))
-        });
-        let all: BTreeSet<u32> = named.chain(blocks.map(|(_, id)| *id)).collect();
-        all.into_iter().collect()
-    }
+    })
 }

@@ -19,6 +19,22 @@ pub enum Verb {
     Subscribe,
 }
 
+/// What one agent offers to others by name (`call:deploy`), or one power over it (`admin:drain`).
+/// In a grant the name may be `*`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Skill {
+    kind: SkillKind,
+    /// None: every one of the kind.
+    name: Option<Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum SkillKind {
+    /// An MCP tool or an A2A skill.
+    Call,
+    Admin,
+}
+
 /// A set of verbs. The default is empty and allows nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerbSet(u8);
@@ -75,6 +91,50 @@ impl VerbSet {
     }
 }
 
+impl Skill {
+    /// Whether a grant of this allows what is asked for.
+    pub fn covers(&self, asked: &Self) -> bool {
+        self.kind == asked.kind && (self.name.is_none() || self.name == asked.name)
+    }
+
+    /// Whether it stands for every name of its kind.
+    pub fn is_every(&self) -> bool {
+        self.name.is_none()
+    }
+}
+
+impl fmt::Display for Skill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            SkillKind::Call => "call",
+            SkillKind::Admin => "admin",
+        };
+        write!(f, "{kind}:{}", self.name.as_deref().unwrap_or("*"))
+    }
+}
+
+impl FromStr for Skill {
+    type Err = ParseVerbError;
+
+    fn from_str(text: &str) -> Result<Self, ParseVerbError> {
+        let (kind, name) = match text.split_once(':') {
+            Some(("call", name)) => (SkillKind::Call, name),
+            Some(("admin", name)) => (SkillKind::Admin, name),
+            _ => return Err(ParseVerbError),
+        };
+        // The names of MCP tools (its specification of 2025-11-25: letters, digits, _ - . /).
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./".contains(&b);
+        match name {
+            "*" => Ok(Self { kind, name: None }),
+            _ if (1..=128).contains(&name.len()) && name.bytes().all(plain) => Ok(Self {
+                kind,
+                name: Some(name.into()),
+            }),
+            _ => Err(ParseVerbError),
+        }
+    }
+}
+
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -94,5 +154,5 @@ impl FromStr for Verb {
 
 /// The word is not a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a verb is one of send, request, stream, publish, subscribe")]
+#[error("a verb is one of send, request, stream, publish, subscribe, call:TOOL, admin:POWER")]
 pub struct ParseVerbError;

@@ -95,43 +95,29 @@ fn a_file_that_shows_something_else_than_it_means_is_refused() {
 }
 
 #[test]
-fn what_is_not_enforced_is_not_loaded() {
-    for key in ["guards", "blocks", "postures", "ipsets", "autoApprovers"] {
-        let text = format!(r#"{{"{key}": {{"a": 1}}, "grants": []}}"#);
-        let (code, message, at, hint) = mistake(&text);
-        assert_eq!((code.as_str(), at), ("E011", format!("\"{key}\"")));
-        assert_eq!(
-            message,
-            format!("\"{key}\" is not enforced by this version of crabmesh")
-        );
-        assert!(hint.contains("protects nobody"));
-    }
-    for key in ["via", "valid", "http", "srcPosture", "app", "credential"] {
-        assert_eq!(
-            mistake(&grant_with(&format!(r#""{key}": ["x"]"#))).0,
-            "E011",
-            "{key}"
-        );
-    }
-    for selector in [
-        "topic:builds/*",
-        "internet:github.com:443",
-        "svc:db",
-        "autogroup:internet",
-    ] {
-        let text =
-            format!(r#"{{"grants": [{{"src": ["*"], "dst": ["{selector}"], "ip": ["*"]}}]}}"#);
-        assert_eq!(mistake(&text).0, "E011", "{selector}");
-    }
+fn what_a_gateway_must_enforce_is_known_before_it_is_pushed() {
+    let text = r#"{"grants": [], "guards": [
+        {"id": "small", "src": ["*"], "dst": ["*"], "maxBytes": "256KiB", "rate": {"limit": "120/m"}},
+        {"id": "first", "src": ["*"], "dst": ["*"], "approve": {"by": ["autogroup:member"]}},
+        {"id": "night", "src": ["*"], "dst": ["internet:*"], "deny": {"windows": [{"days": "sat-sun"}]}},
+    ]}"#;
+    let (document, _) = Document::parse("policy.hujson", text).expect("the file loads");
+
+    let demands: Vec<_> = document
+        .demands()
+        .into_iter()
+        .map(|(feature, guard)| (feature.as_str(), guard.to_owned()))
+        .collect();
+    let of = |feature, guard: &str| (feature, guard.to_owned());
     assert_eq!(
-        mistake(r#"{"grants": [{"src": ["*"], "dst": ["*"], "msg": ["call:deploy"]}]}"#).0,
-        "E011"
+        demands,
+        [
+            of("rate", "small"),
+            of("maxBytes", "small"),
+            of("deny", "night"),
+            of("approve", "first")
+        ]
     );
-    assert_eq!(
-        mistake(r#"{"tests": [{"src": "*", "at": "2026", "deny": ["*:22"]}]}"#).0,
-        "E011"
-    );
-    assert!(warnings(r#"{"guards": [], "postures": {}, "grants": []}"#).len() == 2);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 const ROUTER_PORT: u16 = 4747;
+const NOW: UnixTime = UnixTime(1_800_000_000);
 const AGENTS: [&str; 3] = ["planner", "coder", "logger"];
 const USERS: [&str; 3] = ["ana@x.org", "bo@x.org", "cy@x.org"];
 const TAGS: [&str; 3] = ["tag:a", "tag:b", "tag:c"];
@@ -135,8 +136,6 @@ fn text(rules: &[Rule]) -> String {
 
 fn nodes(machines: &[Machine]) -> Vec<Node> {
     let node = |(n, machine): (usize, &Machine)| Node {
-        id: id(n),
-        name: format!("gw-{n}").parse().expect("a name"),
         user: machine.user.map(|user| user.parse().expect("a user")),
         tags: machine
             .tags
@@ -144,6 +143,7 @@ fn nodes(machines: &[Machine]) -> Vec<Node> {
             .map(|tag| tag.parse().expect("a tag"))
             .collect(),
         addresses: vec![address(n)],
+        ..Node::new(id(n), format!("gw-{n}").parse().expect("a name"))
     };
     machines.iter().enumerate().map(node).collect()
 }
@@ -265,19 +265,19 @@ proptest! {
             for (from, to) in agents.iter().flat_map(|from| agents.iter().map(move |to| (from, to))) {
                 let ends = ((src, from.as_str()), (dst, to.as_str()));
                 for verb in Verb::ALL {
-                    let request = MessageRequest { src: (id(src), from), dst: (id(dst), to), verb, at: UnixTime(0) };
+                    let request = MessageRequest { src: (id(src), from), dst: (id(dst), to), verb, at: NOW, bytes: None };
                     let expected = naive::may(&rules, &machines, ends.0, ends.1, Some(verb.as_str()));
                     prop_assert_eq!(policy.authorize(&request).is_allowed(), expected, "{} {:?}", text(&rules), ends);
                 }
                 let some_verb = naive::may(&rules, &machines, ends.0, ends.1, None);
-                prop_assert_eq!(policy.reachable(&id(src), Some(from), &id(dst), to), some_verb);
+                prop_assert_eq!(policy.reachable((&id(src), Some(from)), (&id(dst), to), NOW), some_verb);
                 any |= some_verb;
             }
             // The three agents stand for all: the rules name no other.
             let back = AGENTS.iter().any(|from| AGENTS.iter().any(|to| {
                 naive::may(&rules, &machines, (dst, from), (src, to), None)
             }));
-            prop_assert_eq!(policy.may_talk(&id(src), &id(dst)), any || back);
+            prop_assert_eq!(policy.may_talk(&id(src), &id(dst), NOW), any || back);
         }
     }
 
@@ -288,12 +288,12 @@ proptest! {
     ) {
         let policy = compiled(&rules, &machines);
         for dst in 0..machines.len() {
-            let filter = policy.packet_filter(&id(dst), ROUTER_PORT);
+            let filter = policy.packet_filter(&id(dst), ROUTER_PORT, NOW);
             for src in (0..machines.len()).filter(|src| *src != dst) {
                 for (protocol, port) in [6, 17, 58, 47].into_iter().flat_map(|p| PORTS.map(|port| (p, port))) {
                     let packet = InnerPacket { src: address(src), dst: address(dst), protocol, src_port: 4747, dst_port: port };
                     let expected = match (protocol, port) {
-                        (17, ROUTER_PORT) => policy.may_talk(&id(src), &id(dst)),
+                        (17, ROUTER_PORT) => policy.may_talk(&id(src), &id(dst), NOW),
                         _ => naive::passes(&rules, &machines, src, dst, protocol, port),
                     };
                     prop_assert_eq!(filter.allows(&id(src), &packet), expected, "{} {:?}", text(&rules), packet);
@@ -314,7 +314,7 @@ proptest! {
         let file = text(&rules).replace("\"grants\"", &format!("\"tests\": [{tests}], \"grants\""));
         let (document, _) = Document::parse("random", &file).expect("a well-formed policy");
 
-        let report = Policy::run_tests(&document, &nodes(&machines));
+        let report = Policy::run_tests(&document, &nodes(&machines), NOW);
 
         for (n, outcome) in report.outcomes.iter().enumerate() {
             let expected = naive::may(&rules, &machines, (0, "planner"), (n, "coder"), Some(verb));
@@ -333,7 +333,7 @@ proptest! {
         let agent: AgentName = "coder".parse().expect("a name");
         for (src, dst) in (0..machines.len()).flat_map(|s| (0..machines.len()).map(move |d| (s, d))) {
             for verb in Verb::ALL {
-                let request = MessageRequest { src: (id(src), &agent), dst: (id(dst), &agent), verb, at: UnixTime(0) };
+                let request = MessageRequest { src: (id(src), &agent), dst: (id(dst), &agent), verb, at: NOW, bytes: None };
                 prop_assert_eq!(one.authorize(&request).is_allowed(), other.authorize(&request).is_allowed());
             }
         }
@@ -350,7 +350,7 @@ proptest! {
         match Document::parse("damaged", &damaged) {
             Ok((document, said)) => {
                 said.iter().for_each(|d| drop(d.render(false)));
-                drop(Policy::run_tests(&document, &[]));
+                drop(Policy::run_tests(&document, &[], NOW));
             }
             Err(said) => {
                 prop_assert!(!said.is_empty());

@@ -6,6 +6,7 @@ use identity::{AgentName, NodeId, UnixTime};
 use policy::{Document, InnerPacket, MessageRequest, Node, Policy, Verb, Verdict};
 
 const ROUTER_PORT: u16 = 4747;
+const NOW: UnixTime = UnixTime(1_800_000_000);
 const FILE: &str = r#"{
     "groups": {"group:ops": ["ana@example.com"]},
     "hosts": {"lab": "fd00::20/124"},
@@ -34,11 +35,10 @@ fn nodes() -> Vec<Node> {
 
 fn node(n: u8, name: &str, user: Option<&str>, tags: &[&str]) -> Node {
     Node {
-        id: id(n),
-        name: name.parse().expect("a name"),
         user: user.map(|user| user.parse().expect("a user")),
         tags: tags.iter().map(|tag| tag.parse().expect("a tag")).collect(),
         addresses: vec![address(n)],
+        ..Node::new(id(n), name.parse().expect("a name"))
     }
 }
 
@@ -69,6 +69,7 @@ fn ask(policy: &Policy, src: (u8, &str), dst: (u8, &str), verb: Verb) -> Verdict
         dst: (id(dst.0), &to),
         verb,
         at: UnixTime(0),
+        bytes: None,
     })
 }
 
@@ -93,8 +94,8 @@ fn without_a_policy_and_without_grants_nothing_passes() {
             panic!("denied")
         };
         assert_eq!(denial.code, code);
-        assert!(!policy.may_talk(&id(1), &id(2)));
-        let filter = policy.packet_filter(&id(1), ROUTER_PORT);
+        assert!(!policy.may_talk(&id(1), &id(2), NOW));
+        let filter = policy.packet_filter(&id(1), ROUTER_PORT, NOW);
         assert!(!filter.allows(&id(2), &packet(2, 1, 6, 22)));
         assert!(!filter.allows(&id(2), &router_packet(2, 1)));
     }
@@ -112,7 +113,7 @@ fn a_grant_allows_its_agents_and_verbs_and_nobody_elses() {
     let policy = policy();
 
     let allowed = ask(&policy, (1, "planner"), (2, "coder"), Verb::Request);
-    assert!(matches!(allowed, Verdict::Allowed { grant } if grant.to_string() == "plan-code"));
+    assert!(matches!(allowed, Verdict::Allowed { grant, .. } if grant.to_string() == "plan-code"));
     for (src, dst, verb) in [
         ((1, "planner"), (2, "coder"), Verb::Send),
         ((1, "other"), (2, "coder"), Verb::Request),
@@ -127,7 +128,7 @@ fn a_grant_allows_its_agents_and_verbs_and_nobody_elses() {
         );
     }
     let anyone = ask(&policy, (3, "any"), (1, "whoever"), Verb::Send);
-    assert!(matches!(anyone, Verdict::Allowed { grant } if grant.to_string() == "grants[1]"));
+    assert!(matches!(anyone, Verdict::Allowed { grant, .. } if grant.to_string() == "grants[1]"));
 }
 
 #[test]
@@ -141,7 +142,7 @@ fn self_is_the_same_user_on_untagged_gateways() {
         !ask(&policy, (3, "a"), (6, "b"), Verb::Stream).is_allowed(),
         "a tag removes the user"
     );
-    assert!(policy.may_talk(&id(3), &id(4)) && !policy.may_talk(&id(3), &id(5)));
+    assert!(policy.may_talk(&id(3), &id(4), NOW) && !policy.may_talk(&id(3), &id(5), NOW));
 }
 
 #[test]
@@ -183,10 +184,10 @@ fn a_denial_names_the_reason_and_a_grant_that_would_help() {
 #[test]
 fn the_routers_port_is_open_exactly_where_messages_may_flow() {
     let policy = policy();
-    let at_ci = policy.packet_filter(&id(2), ROUTER_PORT);
-    let at_prod = policy.packet_filter(&id(1), ROUTER_PORT);
+    let at_ci = policy.packet_filter(&id(2), ROUTER_PORT, NOW);
+    let at_prod = policy.packet_filter(&id(1), ROUTER_PORT, NOW);
 
-    assert!(policy.may_talk(&id(1), &id(2)) && policy.may_talk(&id(2), &id(1)));
+    assert!(policy.may_talk(&id(1), &id(2), NOW) && policy.may_talk(&id(2), &id(1), NOW));
     assert!(at_ci.allows(&id(1), &router_packet(1, 2)));
     assert!(
         at_prod.allows(&id(2), &router_packet(2, 1)),
@@ -205,7 +206,7 @@ fn the_routers_port_is_open_exactly_where_messages_may_flow() {
         "not an address of this gateway"
     );
     let wide = policy_of(r#"{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}"#);
-    let filter = wide.packet_filter(&id(2), ROUTER_PORT);
+    let filter = wide.packet_filter(&id(2), ROUTER_PORT, NOW);
     assert!(
         !filter.allows(&id(1), &router_packet(1, 2)),
         "an ip grant never opens it"
@@ -216,8 +217,8 @@ fn the_routers_port_is_open_exactly_where_messages_may_flow() {
 #[test]
 fn packets_pass_by_node_and_port_and_never_by_agent() {
     let policy = policy();
-    let at_prod = policy.packet_filter(&id(1), ROUTER_PORT);
-    let at_phone = policy.packet_filter(&id(4), ROUTER_PORT);
+    let at_prod = policy.packet_filter(&id(1), ROUTER_PORT, NOW);
+    let at_phone = policy.packet_filter(&id(4), ROUTER_PORT, NOW);
 
     assert!(at_prod.allows(&id(3), &packet(3, 1, 6, 22)));
     assert!(!at_prod.allows(&id(3), &packet(3, 1, 17, 22)), "only tcp");
@@ -232,7 +233,7 @@ fn packets_pass_by_node_and_port_and_never_by_agent() {
     let by_agent = policy_of(r#"{"grants": [{"src": ["agent:*@*"], "dst": ["*"], "ip": ["*"]}]}"#);
     assert!(
         !by_agent
-            .packet_filter(&id(1), ROUTER_PORT)
+            .packet_filter(&id(1), ROUTER_PORT, NOW)
             .allows(&id(2), &packet(2, 1, 6, 1))
     );
 }
@@ -242,11 +243,11 @@ fn a_host_is_the_gateways_that_have_its_address() {
     let policy = policy();
 
     // lab is fd00::20/124, where only gw-a and gw-b would be: gw-b is fd00::28.
-    let at_b = policy.packet_filter(&id(2), ROUTER_PORT);
+    let at_b = policy.packet_filter(&id(2), ROUTER_PORT, NOW);
     assert!(at_b.allows(&id(1), &packet(1, 2, 6, 445)));
     assert!(
         !policy
-            .packet_filter(&id(4), ROUTER_PORT)
+            .packet_filter(&id(4), ROUTER_PORT, NOW)
             .allows(&id(1), &packet(1, 4, 6, 445))
     );
 }
@@ -256,11 +257,19 @@ fn a_directory_shows_whom_some_verb_reaches() {
     let policy = policy();
     let name = |text: &str| text.parse::<AgentName>().expect("an agent");
 
-    assert!(policy.reachable(&id(1), Some(&name("planner")), &id(2), &name("coder")));
-    assert!(policy.reachable(&id(1), None, &id(2), &name("coder")));
-    assert!(!policy.reachable(&id(1), Some(&name("other")), &id(2), &name("coder")));
-    assert!(!policy.reachable(&id(1), None, &id(2), &name("other")));
-    assert!(!policy.reachable(&id(2), None, &id(1), &name("planner")));
+    assert!(policy.reachable(
+        (&id(1), Some(&name("planner"))),
+        (&id(2), &name("coder")),
+        NOW
+    ));
+    assert!(policy.reachable((&id(1), None), (&id(2), &name("coder")), NOW));
+    assert!(!policy.reachable(
+        (&id(1), Some(&name("other"))),
+        (&id(2), &name("coder")),
+        NOW
+    ));
+    assert!(!policy.reachable((&id(1), None), (&id(2), &name("other")), NOW));
+    assert!(!policy.reachable((&id(2), None), (&id(1), &name("planner")), NOW));
 }
 
 #[test]

@@ -729,8 +729,13 @@ impl Router {
             Kind::Reply { .. } => (dst, src, Verb::Request),
         };
         let at = UnixTime(self.unix_ms() / 1000);
-        self.authority
-            .authorize(&MessageRequest { src, dst, verb, at })
+        self.authority.authorize(&MessageRequest {
+            src,
+            dst,
+            verb,
+            at,
+            bytes: None,
+        })
     }
 
     fn leave_lane(&mut self, row: RowId, lane: LaneId) {

@@ -255,17 +255,23 @@ fn filter(gateways: [&Gateway; 2]) -> Result<policy::PacketFilter, Failure> {
         .map_err(|said| Failure::failed(format!("the bench's policy is wrong: {said:?}")))?;
     let nodes = gateways.iter().map(|gateway| {
         Ok(policy::Node {
-            id: gateway.node,
-            name: format!("gw-{}", gateway.node.0[0])
-                .parse()
-                .map_err(anyhow::Error::from)?,
             user: None,
             tags: vec!["tag:gateway".parse().map_err(anyhow::Error::from)?],
             addresses: vec![gateway.overlay.into()],
+            ..policy::Node::new(
+                gateway.node,
+                format!("gw-{}", gateway.node.0[0])
+                    .parse()
+                    .map_err(anyhow::Error::from)?,
+            )
         })
     });
     let nodes = nodes.collect::<Result<Vec<_>, anyhow::Error>>()?;
-    Ok(policy::Policy::compile(&document, &nodes).packet_filter(&gateways[0].node, ROUTER_PORT))
+    Ok(policy::Policy::compile(&document, &nodes).packet_filter(
+        &gateways[0].node,
+        ROUTER_PORT,
+        identity::UnixTime(0),
+    ))
 }
 
 const POLICY: &str = r#"{

@@ -48,7 +48,7 @@ mod tests {
                 .map_err(|said| format!("{said:?}"))
                 .expect("no error");
             assert!(warnings.is_empty(), "{warnings:?}");
-            let report = policy::Policy::run_tests(&document, &[]);
+            let report = policy::Policy::run_tests(&document, &[], crate::context::now());
             assert!(report.passed(), "{:?}", report.outcomes);
             assert!(!report.outcomes.is_empty());
         }

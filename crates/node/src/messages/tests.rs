@@ -423,11 +423,10 @@ fn world_of(name: &str, text: &str) -> Arc<World> {
             expires_at: UnixTime(u64::MAX),
         });
         nodes.push(policy::Node {
-            id: id_of(member),
-            name,
             user,
             tags: Vec::new(),
             addresses: Vec::new(),
+            ..policy::Node::new(id_of(member), name)
         });
     }
     let (document, _) = Document::parse("policy.hujson", text).expect("a policy");

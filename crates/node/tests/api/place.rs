@@ -347,11 +347,10 @@ fn world() -> World {
         expires_at: UnixTime(u64::MAX / 2),
     };
     let node = policy::Node {
-        id: member.node,
-        name: member.name.clone(),
         user: None,
         tags: member.tags.clone(),
         addresses: vec![member.overlay.into()],
+        ..policy::Node::new(member.node, member.name.clone())
     };
     world.insert(member);
     let (document, _) = policy::Document::parse("policy.hujson", POLICY).expect("a policy");

@@ -33,6 +33,9 @@ const NAMED: [(&str, u8); 11] = [
     ("sctp", SCTP),
 ];
 
+/// What is meant where no protocol is written.
+pub(crate) const COMMON: [u8; 4] = [TCP, UDP, ICMP, ICMPV6];
+
 const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
@@ -44,7 +47,7 @@ impl Ports {
     /// whatever the range: who may open a port of a host may also ping it.
     pub fn matches(&self, protocol: u8, port: u16) -> bool {
         let meant = match self.protocols {
-            Protocols::Common => matches!(protocol, TCP | UDP | ICMP | ICMPV6),
+            Protocols::Common => COMMON.contains(&protocol),
             Protocols::Only(only) => protocol == only,
         };
         meant && (!has_ports(protocol) || self.range.contains(&port))
@@ -82,6 +85,33 @@ impl Ports {
                 })
             })
             .collect()
+    }
+}
+
+impl Ports {
+    /// The protocols, by their IANA numbers; none stands for the four of [`Protocols::Common`].
+    pub fn protocol(&self) -> Option<u8> {
+        match self.protocols {
+            Protocols::Common => None,
+            Protocols::Only(number) => Some(number),
+        }
+    }
+
+    /// First and last port.
+    pub fn range(&self) -> (u16, u16) {
+        (*self.range.start(), *self.range.end())
+    }
+
+    /// Whether everything that the other opens is opened by this one too.
+    pub fn covers(&self, other: &Self) -> bool {
+        let protocols = match (self.protocols, other.protocols) {
+            (Protocols::Common, Protocols::Only(number)) => COMMON.contains(&number),
+            (Protocols::Only(_), Protocols::Common) => false,
+            (mine, theirs) => mine == theirs,
+        };
+        protocols
+            && self.range.start() <= other.range.start()
+            && self.range.end() >= other.range.end()
     }
 }
 

@@ -31,8 +31,6 @@ pub(crate) struct Keys {
     pub of: &'static str,
     /// Keys that are read.
     pub known: &'static [&'static str],
-    /// Keys of the full language that this version would not enforce.
-    pub later: &'static [&'static str],
     /// Keys that only mean something to Tailscale.
     pub ignored: &'static [&'static str],
 }
@@ -88,8 +86,6 @@ impl Reader {
             };
             if let Some(key) = among(keys.known) {
                 fields.insert(key, property);
-            } else if let Some(key) = among(keys.later) {
-                self.later(key, span, &property.value);
             } else if let Some(key) = among(keys.ignored) {
                 let message = format!("{key:?} is ignored here");
                 self.say(
@@ -100,12 +96,7 @@ impl Reader {
             } else {
                 let message = format!("unknown key {name:?} in {}", keys.of);
                 let unknown = Diagnostic::error("E010", span, message);
-                let all = keys
-                    .known
-                    .iter()
-                    .chain(keys.later)
-                    .chain(keys.ignored)
-                    .copied();
+                let all = keys.known.iter().chain(keys.ignored).copied();
                 self.say(match nearest(name, all) {
                     Some(meant) => unknown.help(format!("did you mean {meant:?}?")),
                     None => unknown.help(format!("known here: {}", keys.known.join(", "))),
@@ -113,20 +104,6 @@ impl Reader {
             }
         }
         fields
-    }
-
-    /// A key of the full language: refused unless it is empty, so that nobody believes in a guard
-    /// that is not there.
-    fn later(&mut self, key: &str, span: Range<usize>, value: &Value<'_>) {
-        let empty = match value {
-            Value::Object(object) => object.properties.is_empty(),
-            Value::Array(array) => array.elements.is_empty(),
-            Value::NullKeyword(_) => true,
-            _ => false,
-        };
-        if !empty {
-            self.say(not_enforced(key, span));
-        }
     }
 
     pub fn object<'a>(&mut self, what: &str, value: &'a Value<'a>) -> Option<&'a Object<'a>> {
@@ -154,6 +131,54 @@ impl Reader {
             value: text.value.to_string(),
             span: span(value),
         })
+    }
+
+    /// A whole number that is not negative.
+    pub fn number(&mut self, what: &str, value: &Value<'_>) -> Option<u64> {
+        let number = value
+            .as_number_lit()
+            .and_then(|literal| literal.value.parse().ok());
+        if number.is_none() {
+            self.error(
+                "E004",
+                span(value),
+                format!("{what} must be a whole number"),
+            );
+        }
+        number
+    }
+
+    pub fn boolean(&mut self, what: &str, value: &Value<'_>) -> Option<bool> {
+        let boolean = value.as_boolean_lit().map(|literal| literal.value);
+        if boolean.is_none() {
+            self.error("E004", span(value), format!("{what} must be true or false"));
+        }
+        boolean
+    }
+
+    /// The objects of an array, each with its place in it.
+    pub fn objects<'a>(
+        &mut self,
+        what: &str,
+        value: &'a Value<'a>,
+    ) -> Vec<(String, &'a Object<'a>)> {
+        let Some(array) = self.array(what, value) else {
+            return Vec::new();
+        };
+        let mut objects = Vec::new();
+        for (index, element) in array.elements.iter().enumerate() {
+            let place = format!("{what}[{index}]");
+            if let Some(object) = self.object(&place, element) {
+                objects.push((place, object));
+            }
+        }
+        objects
+    }
+
+    /// The text of a field that may be absent.
+    pub fn text(&mut self, fields: &Fields<'_>, key: &str) -> Option<Spanned<String>> {
+        let field = fields.get(key)?;
+        self.string(key, &field.value)
     }
 
     /// An array of strings.
@@ -207,13 +232,6 @@ impl Reader {
         }
         members
     }
-}
-
-/// Says that something of the full language is not executed here.
-pub(crate) fn not_enforced(what: &str, span: Range<usize>) -> Diagnostic {
-    let message = format!("{what:?} is not enforced by this version of crabmesh");
-    Diagnostic::error("E011", span, message)
-        .help("take it out: a rule that is written but not enforced protects nobody")
 }
 
 pub(crate) fn span(value: &impl Ranged) -> Range<usize> {

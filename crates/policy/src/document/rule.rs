@@ -1,92 +1,118 @@
 //! The rules: `grants`, and `acls` lowered to the same shape. Every one only adds.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
+use identity::Tag;
 use jsonc_parser::ast::{Object, Value};
-use serde::Serialize;
 
-use super::reader::{Fields, Keys, Reader, Spanned, not_enforced, span};
+use super::reader::{Fields, Keys, Reader, Spanned, span};
 use super::selector::Side;
-use super::{MAX_RULES, Names, NodeSelector, Ports, Selector, is_plain, ports};
+use super::window::Valid;
+use super::{HttpRule, MAX_RULES, Names, NodeSelector, Ports, Selector, http, is_plain, ports};
 use crate::diagnostic::{Diagnostic, nearest};
-use crate::{GrantRef, Verb, VerbSet};
+use crate::{GrantRef, ParseVerbError, Skill, Verb, VerbSet};
 
-/// Everything of `src` may do everything of `ip` and `msg` to everything of `dst`.
+/// Everything of `src` may do everything that the rule names to everything of `dst`.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub name: GrantRef,
-    pub src: Vec<Selector>,
-    pub dst: Vec<Selector>,
+    /// The whole object in the text.
+    pub span: Range<usize>,
+    pub src: Vec<Spanned<Selector>>,
+    pub dst: Vec<Spanned<Selector>>,
     pub ip: Vec<Ports>,
     pub msg: VerbSet,
-    /// The selectors of `src`, then of `dst`, in the text.
-    pub spans: Vec<std::ops::Range<usize>>,
+    pub skills: Vec<Skill>,
+    pub app: Vec<Capability>,
+    /// Only over gateways with one of these tags, to what lies behind them.
+    pub via: Vec<Tag>,
+    /// The source meets one of these postures; none: any source.
+    pub postures: Vec<Box<str>>,
+    /// Only these requests, on the ports of `ip`. Packets cannot be told apart by request, so
+    /// such a rule opens no port.
+    pub http: Vec<HttpRule>,
+    /// The secret that the way out adds to these requests.
+    pub credential: Option<Box<str>>,
+    pub valid: Option<Valid>,
 }
 
-/// What one rule says, in the words of the file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RuleSummary {
-    /// Its `id`, or its place in the file.
-    pub name: String,
-    /// From whom.
-    pub src: Vec<String>,
-    /// To whom.
-    pub dst: Vec<String>,
-    /// The verbs that it allows.
-    pub msg: Vec<String>,
-    /// The ports that it opens.
-    pub ip: Vec<String>,
+/// What `app` grants: Tailscale's application capabilities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Capability {
+    pub name: Box<str>,
+    /// An array; where it is empty the capability is granted all the same.
+    pub values: serde_json::Value,
 }
 
-impl RuleSummary {
-    pub(super) fn new(rule: &Rule) -> Self {
-        let words = |selectors: &[Selector]| selectors.iter().map(Selector::to_string).collect();
-        Self {
-            name: rule.name.to_string(),
-            src: words(&rule.src),
-            dst: words(&rule.dst),
-            msg: rule.msg.iter().map(|verb| verb.to_string()).collect(),
-            ip: rule.ip.iter().map(Ports::to_string).collect(),
-        }
+/// Which of the two sections a rule stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Section {
+    Grants,
+    Acls,
+}
+
+impl Rule {
+    /// Its selectors, sources first.
+    pub fn selectors(&self) -> impl Iterator<Item = &Spanned<Selector>> {
+        self.src.iter().chain(&self.dst)
+    }
+
+    /// Whether it allows something between agents.
+    pub fn is_for_messages(&self) -> bool {
+        !self.msg.is_empty() || !self.skills.is_empty()
     }
 }
 
 const GRANT: Keys = Keys {
     of: "a grant",
-    known: &["id", "src", "dst", "ip", "msg"],
-    later: &["app", "via", "srcPosture", "http", "credential", "valid"],
+    known: &[
+        "id",
+        "src",
+        "dst",
+        "ip",
+        "app",
+        "msg",
+        "via",
+        "srcPosture",
+        "http",
+        "credential",
+        "valid",
+    ],
     ignored: &[],
 };
 
 const ACL: Keys = Keys {
     of: "an ACL",
-    known: &["action", "src", "users", "dst", "ports", "proto"],
-    later: &["srcPosture"],
+    known: &[
+        "action",
+        "src",
+        "users",
+        "dst",
+        "ports",
+        "proto",
+        "srcPosture",
+    ],
     ignored: &[],
 };
 
 /// Reads both sections.
 pub(super) fn read(reader: &mut Reader, sections: &Fields<'_>, names: &Names) -> Vec<Rule> {
     let (mut rules, mut ids) = (Vec::new(), BTreeSet::new());
-    for (section, key) in ["grants", "acls"]
-        .into_iter()
-        .filter_map(|key| sections.get(key).map(|section| (&section.value, key)))
-    {
-        let Some(array) = reader.array(key, section) else {
+    for (section, key) in [(Section::Grants, "grants"), (Section::Acls, "acls")] {
+        let Some(field) = sections.get(key) else {
             continue;
         };
-        for (index, value) in array.elements.iter().enumerate() {
-            let place = format!("{key}[{index}]");
-            let Some(object) = reader.object(&place, value) else {
-                continue;
-            };
-            match key {
-                "grants" => rules.extend(read_grant(reader, object, &place, names, &mut ids)),
-                _ => read_acl(reader, object, &place, names, &mut rules),
+        for (place, object) in reader.objects(key, &field.value) {
+            match section {
+                Section::Grants => {
+                    rules.extend(read_grant(reader, object, &place, names, &mut ids));
+                }
+                Section::Acls => read_acl(reader, object, &place, names, &mut rules),
             }
             if rules.len() > MAX_RULES {
                 let message = format!("more than {MAX_RULES} rules");
-                reader.error("E005", span(value), message);
+                reader.error("E005", span(object), message);
                 return rules;
             }
         }
@@ -102,80 +128,97 @@ fn read_grant(
     ids: &mut BTreeSet<String>,
 ) -> Option<Rule> {
     let fields = reader.fields(object, &GRANT);
-    let name = match fields
-        .get("id")
-        .and_then(|id| reader.string("id", &id.value))
-    {
-        Some(id) => read_id(reader, id, ids)?,
+    let name = match reader.text(&fields, "id") {
+        Some(id) => read_id(reader, id, "grants", ids)?,
         None => place.to_owned(),
     };
-    let src = read_side(reader, &fields, object, Side::Source, names);
-    let dst = read_side(reader, &fields, object, Side::Destination, names);
-    let ip = fields.get("ip").map_or(Vec::new(), |field| {
-        let mut ports = Vec::new();
+    let mut rule = Rule {
+        name: GrantRef(name.into()),
+        span: span(object),
+        src: read_side(reader, &fields, object, Side::Source, names),
+        dst: read_side(reader, &fields, object, Side::Destination, names),
+        ip: Vec::new(),
+        msg: VerbSet::default(),
+        skills: Vec::new(),
+        app: Vec::new(),
+        via: Vec::new(),
+        postures: read_postures(reader, &fields, names),
+        http: Vec::new(),
+        credential: None,
+        valid: None,
+    };
+    if let Some(field) = fields.get("ip") {
         for text in reader.strings("ip", &field.value) {
             match Ports::parse(&text.value) {
-                Ok(entry) => ports.push(entry),
+                Ok(entry) => rule.ip.push(entry),
                 Err(message) => reader.say(port_error(message, &text)),
             }
         }
-        ports
-    });
-    let msg = fields
-        .get("msg")
-        .map_or(VerbSet::default(), |field| read_verbs(reader, &field.value));
+    }
+    if let Some(field) = fields.get("app") {
+        rule.app = read_app(reader, &field.value);
+    }
+    if let Some(field) = fields.get("msg") {
+        (rule.msg, rule.skills) = read_verbs(reader, &field.value);
+    }
+    if let Some(field) = fields.get("via") {
+        rule.via = read_via(reader, &field.value, names);
+    }
+    if let Some(field) = fields.get("http") {
+        rule.http = http::read(reader, &field.value);
+    }
+    if let Some(text) = reader.text(&fields, "credential") {
+        rule.credential = read_credential(reader, &text);
+    }
+    if let Some(field) = fields.get("valid") {
+        rule.valid = Some(Valid::read(reader, &field.value));
+    }
     let empty = |key: &str| {
-        fields.get(key).is_none_or(|field| {
-            field
-                .value
-                .as_array()
-                .is_some_and(|array| array.elements.is_empty())
+        fields.get(key).is_none_or(|field| match &field.value {
+            Value::Array(array) => array.elements.is_empty(),
+            Value::Object(object) => object.properties.is_empty(),
+            _ => false,
         })
     };
-    if empty("ip") && empty("msg") {
-        let message = "ip and app can not both be empty".to_owned();
+    // A name of the internet or a service says by itself what is opened.
+    let is_resource = |entry: &Spanned<Selector>| {
+        matches!(entry.value, Selector::Internet(_) | Selector::Service(_))
+    };
+    let names_resource = !rule.dst.is_empty() && rule.dst.iter().all(is_resource);
+    if !names_resource && empty("ip") && empty("app") && empty("msg") {
         reader.say(
-            Diagnostic::error("E040", span(object), message)
+            Diagnostic::error("E040", span(object), "ip and app can not both be empty".into())
                 .label("this grant permits nothing")
                 .help("add \"msg\": [\"send\", \"request\"] for agents, or \"ip\": [\"tcp:443\"] for packets"),
         );
         return None;
     }
-    check_pair(reader, object, &src, &dst, !ip.is_empty(), !msg.is_empty());
-    let spans = src
-        .iter()
-        .chain(&dst)
-        .map(|entry| entry.span.clone())
-        .collect();
-    let [src, dst] = [src, dst].map(|side| side.into_iter().map(|entry| entry.value).collect());
-    Some(Rule {
-        name: GrantRef(name.into()),
-        src,
-        dst,
-        ip,
-        msg,
-        spans,
-    })
+    check(reader, object, &rule, Section::Grants);
+    Some(rule)
 }
 
-fn read_id(reader: &mut Reader, id: Spanned<String>, ids: &mut BTreeSet<String>) -> Option<String> {
+/// An id, unique among its kind.
+pub(super) fn read_id(
+    reader: &mut Reader,
+    id: Spanned<String>,
+    kind: &str,
+    ids: &mut BTreeSet<String>,
+) -> Option<String> {
     if !is_plain(&id.value) {
         let wrong = Diagnostic::error("E064", id.span, format!("{:?} is not an id", id.value));
         reader.say(wrong.help("an id is 1 to 63 letters, digits, . _ or -"));
         return None;
     }
     if !ids.insert(id.value.clone()) {
-        reader.error(
-            "E064",
-            id.span,
-            format!("two grants have the id {:?}", id.value),
-        );
+        let message = format!("two {kind} have the id {:?}", id.value);
+        reader.error("E064", id.span, message);
         return None;
     }
     Some(id.value)
 }
 
-fn read_side(
+/// The selectors of `src` or `dst`.
+pub(super) fn read_side(
     reader: &mut Reader,
     fields: &Fields<'_>,
     object: &Object<'_>,
@@ -184,7 +227,8 @@ fn read_side(
 ) -> Vec<Spanned<Selector>> {
     let key = match side {
         Side::Source => "src",
-        Side::Destination => "dst",
+        Side::Destination | Side::Guarded => "dst",
+        Side::Either => "match",
     };
     let Some(field) = fields.get(key) else {
         let missing = Diagnostic::error("E006", span(object), format!("{key:?} is missing"));
@@ -198,7 +242,7 @@ fn read_side(
             .as_array()
             .is_some_and(|array| array.elements.is_empty())
     {
-        let message = format!("{key:?} is empty: this rule permits nothing");
+        let message = format!("{key:?} is empty: this matches nothing");
         reader.say(Diagnostic::warning("W106", span(&field.value), message));
     }
     texts
@@ -215,13 +259,9 @@ fn read_selector(
 ) -> Option<Spanned<Selector>> {
     match Selector::parse(&text, side, names) {
         Ok((value, warning)) => {
-            if let Some(warning) = warning {
-                reader.say(warning);
-            }
-            Some(Spanned {
-                value,
-                span: text.span,
-            })
+            warning.into_iter().for_each(|warning| reader.say(warning));
+            let span = text.span;
+            Some(Spanned { value, span })
         }
         Err(error) => {
             reader.say(error);
@@ -230,19 +270,162 @@ fn read_selector(
     }
 }
 
-/// What only shows when both sides of a rule are known.
-fn check_pair(
-    reader: &mut Reader,
-    object: &Object<'_>,
-    src: &[Spanned<Selector>],
-    dst: &[Spanned<Selector>],
-    ip: bool,
-    msg: bool,
-) {
-    let to_self = dst
-        .iter()
-        .find(|entry| entry.value.node == NodeSelector::OfSourceUser);
-    if to_self.is_some() && !src.iter().all(|entry| entry.value.node.is_of_users()) {
+fn read_postures(reader: &mut Reader, fields: &Fields<'_>, names: &Names) -> Vec<Box<str>> {
+    let Some(field) = fields.get("srcPosture") else {
+        return Vec::new();
+    };
+    let mut postures = Vec::new();
+    for text in reader.strings("srcPosture", &field.value) {
+        if names.postures.contains_key(&*text.value) {
+            postures.push(text.value.into());
+            continue;
+        }
+        let message = format!("srcPosture=posture not found: {:?}", text.value);
+        let unknown = Diagnostic::error("E021", text.span, message);
+        reader.say(
+            match nearest(&text.value, names.postures.keys().map(|name| &**name)) {
+                Some(meant) => unknown.help(format!("did you mean {meant:?}?")),
+                None => unknown.help(format!(
+                    "define it: \"postures\": {{{:?}: [\"node:os == 'linux'\"]}}",
+                    text.value
+                )),
+            },
+        );
+    }
+    postures
+}
+
+fn read_app(reader: &mut Reader, value: &Value<'_>) -> Vec<Capability> {
+    let mut app = Vec::new();
+    for (name, values) in reader.members("app", value) {
+        let refused = |message: &str| Diagnostic::error("E042", name.span.clone(), message.into());
+        let named = name.value.split_once('/').is_some_and(|(domain, path)| {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+            domain.contains('.') && domain.bytes().all(plain) && !path.is_empty()
+        });
+        if !named {
+            let wrong = refused("capability name must have the form {domain}/{path}");
+            reader.say(wrong.help("for example \"example.com/cap/deploy\", without https://"));
+            continue;
+        }
+        if name.value.starts_with("tailscale.com/") && !TAILSCALE_APPS.contains(&&*name.value) {
+            let wrong = refused("capability name must not be in the tailscale.com domain");
+            reader.say(wrong.help("use a domain of your own"));
+            continue;
+        }
+        if reader
+            .array(&format!("app[{:?}]", name.value), values)
+            .is_some()
+        {
+            app.push(Capability {
+                name: name.value.into(),
+                values: serde_json::Value::from(values.clone()),
+            });
+        }
+    }
+    app
+}
+
+fn read_via(reader: &mut Reader, value: &Value<'_>, names: &Names) -> Vec<Tag> {
+    let mut via = Vec::new();
+    for text in reader.strings("via", value) {
+        match text.value.parse::<Tag>() {
+            Ok(tag) if names.tags.contains_key(&tag) => via.push(tag),
+            Ok(_) => {
+                let message = format!("via=tag not found: {:?}", text.value);
+                reader.error("E021", text.span, message);
+            }
+            Err(_) => reader.error("E041", text.span, "via can only be a tag"),
+        }
+    }
+    via
+}
+
+fn read_credential(reader: &mut Reader, text: &Spanned<String>) -> Option<Box<str>> {
+    let name = text
+        .value
+        .strip_prefix("secret:")
+        .filter(|name| is_plain(name));
+    if name.is_none() {
+        let message = "a credential is named, never written: \"secret:NAME\"";
+        reader.error("E065", text.span.clone(), message);
+    }
+    name.map(Into::into)
+}
+
+/// What only shows when a whole rule is known.
+fn check(reader: &mut Reader, object: &Object<'_>, rule: &Rule, section: Section) {
+    check_self(reader, object, rule, section);
+    let find = |side: &'_ [Spanned<Selector>], meant: fn(&Selector) -> bool| {
+        side.iter()
+            .find(|entry| meant(&entry.value))
+            .map(|entry| entry.span.clone())
+    };
+    let packets = !rule.ip.is_empty() && rule.http.is_empty();
+    let is_agent: fn(&Selector) -> bool = |selector| selector.agent().is_some();
+    let agent_src = find(&rule.src, is_agent);
+    if !rule.ip.is_empty()
+        && let Some(at) = find(&rule.dst, is_agent)
+    {
+        let wrong = Diagnostic::error("E045", at, "an agent has no ports of its own".into());
+        reader
+            .say(wrong.help("use \"msg\" for agents, or name the gateway in a grant with \"ip\""));
+    }
+    if packets
+        && !rule.is_for_messages()
+        && rule.dst.iter().all(|entry| entry.value.node().is_some())
+        && let Some(at) = agent_src
+    {
+        let message = "an agent source never matches a packet: nothing is permitted".to_owned();
+        reader.say(
+            Diagnostic::warning("W104", at, message)
+                .help("packets cannot be told apart by agent; use \"msg\", or name the gateway"),
+        );
+    }
+    if !rule.app.is_empty()
+        && let Some(at) = find(&rule.dst, |s| s.node() == Some(&NodeSelector::Internet))
+    {
+        let message = "cannot use app grants with autogroup:internet";
+        reader.error("E047", at, message);
+    }
+    let topics: fn(&Selector) -> bool = |selector| matches!(selector, Selector::Topic(_));
+    if let Some(at) = find(&rule.dst, topics) {
+        let other = rule
+            .msg
+            .iter()
+            .find(|verb| !matches!(verb, Verb::Publish | Verb::Subscribe));
+        if other.is_some() || !rule.ip.is_empty() || !rule.skills.is_empty() {
+            let wrong =
+                Diagnostic::error("E046", at, "a topic has publish and subscribe only".into());
+            reader.say(wrong.help("move what is for agents or ports to a grant of its own"));
+        }
+    }
+    let resources: fn(&Selector) -> bool =
+        |selector| matches!(selector, Selector::Internet(_) | Selector::Service(_));
+    if rule.is_for_messages()
+        && let Some(at) = find(&rule.dst, resources)
+    {
+        let wrong = Diagnostic::error("E046", at, "\"msg\" is for agents and topics".into());
+        reader.say(wrong.help("leave \"msg\" out, or move it to a grant of its own"));
+    }
+    let is_internet = |entry: &Spanned<Selector>| matches!(entry.value, Selector::Internet(_));
+    if !rule.http.is_empty() && rule.ip.is_empty() && !rule.dst.iter().all(is_internet) {
+        let wrong = Diagnostic::error("E048", span(object), "\"http\" needs its ports".into());
+        reader.say(wrong.help("add \"ip\": [\"tcp:8080\"]"));
+    }
+}
+
+/// `autogroup:self` is the source's own user: a source without one has none.
+fn check_self(reader: &mut Reader, object: &Object<'_>, rule: &Rule, section: Section) {
+    let to_self =
+        |entry: &Spanned<Selector>| entry.value.node() == Some(&NodeSelector::OfSourceUser);
+    let of_user = |entry: &Spanned<Selector>| {
+        let node = entry.value.node();
+        // In the older section everybody may be the source: who has no user matches nothing.
+        let everybody = section == Section::Acls && node == Some(&NodeSelector::Every);
+        everybody || node.is_some_and(NodeSelector::is_of_users)
+    };
+    if rule.dst.iter().any(to_self) && !rule.src.iter().all(of_user) {
         let message = "autogroup:self can only be used with users, groups, or supported autogroups";
         reader.say(
             Diagnostic::error("E034", span(object), message.to_owned()).help(
@@ -250,49 +433,28 @@ fn check_pair(
             ),
         );
     }
-    if ip && let Some(agent) = dst.iter().find(|entry| entry.value.agent.is_some()) {
-        let message = "an agent has no ports of its own".to_owned();
-        reader.say(
-            Diagnostic::error("E045", agent.span.clone(), message)
-                .help("use \"msg\" for agents, or name the gateway in a grant with \"ip\""),
-        );
-    }
-    if ip
-        && !msg
-        && let Some(agent) = src.iter().find(|entry| entry.value.agent.is_some())
-    {
-        let message = "an agent source never matches a packet: nothing is permitted".to_owned();
-        reader.say(
-            Diagnostic::warning("W104", agent.span.clone(), message)
-                .help("packets cannot be told apart by agent; use \"msg\", or name the gateway"),
-        );
-    }
 }
 
-fn read_verbs(reader: &mut Reader, value: &Value<'_>) -> VerbSet {
-    let mut verbs = VerbSet::default();
+/// The verbs and skills of `msg`.
+pub(super) fn read_verbs(reader: &mut Reader, value: &Value<'_>) -> (VerbSet, Vec<Skill>) {
+    let (mut verbs, mut skills) = (VerbSet::default(), Vec::new());
     for text in reader.strings("msg", value) {
-        match text.value.parse() {
-            Ok(verb) => drop(verbs.insert(verb)),
-            Err(_)
-                if ["call:", "admin:"]
-                    .iter()
-                    .any(|kind| text.value.starts_with(kind)) =>
-            {
-                reader.say(not_enforced(&text.value, text.span));
-            }
-            Err(error) => {
-                let wrong =
-                    Diagnostic::error("E062", text.span, format!("{:?}: {error}", text.value));
-                let known = Verb::ALL.map(Verb::as_str);
-                reader.say(match nearest(&text.value, known) {
-                    Some(meant) => wrong.help(format!("did you mean {meant:?}?")),
-                    None => wrong.help("write them out: there is no word for all verbs"),
-                });
-            }
+        match (text.value.parse::<Verb>(), text.value.parse::<Skill>()) {
+            (Ok(verb), _) => drop(verbs.insert(verb)),
+            (_, Ok(skill)) => skills.push(skill),
+            (Err(error), _) => reader.say(verb_error(&text, error)),
         }
     }
-    verbs
+    (verbs, skills)
+}
+
+fn verb_error(text: &Spanned<String>, error: ParseVerbError) -> Diagnostic {
+    let message = format!("{:?}: {error}", text.value);
+    let wrong = Diagnostic::error("E062", text.span.clone(), message);
+    match nearest(&text.value, Verb::ALL.map(Verb::as_str)) {
+        Some(meant) => wrong.help(format!("did you mean {meant:?}?")),
+        None => wrong.help("write them out: there is no word for all verbs"),
+    }
 }
 
 /// One rule for each destination, because each has its own ports.
@@ -304,32 +466,25 @@ fn read_acl(
     rules: &mut Vec<Rule>,
 ) {
     let fields = with_legacy_names(reader, object);
-    match fields
-        .get("action")
-        .and_then(|field| reader.string("action", &field.value))
-    {
+    match reader.text(&fields, "action") {
         Some(action) if action.value == "accept" => {}
         Some(action) => {
-            reader.error(
-                "E061",
-                action.span,
-                format!("action={:?} is not supported", action.value),
-            );
+            let message = format!("action={:?} is not supported", action.value);
+            let wrong = Diagnostic::error("E061", action.span, message);
+            reader.say(wrong.help(
+                "rules only add: leave out what you do not want, or use \"guards\" and \"blocks\"",
+            ));
         }
         None if fields.contains_key("action") => {}
         None => reader.error("E006", span(object), "\"action\" is missing"),
     }
-    let protocol = fields.get("proto").and_then(|field| {
-        let text = reader.string("proto", &field.value)?;
-        match ports::parse_protocol(&text.value) {
-            Ok(number) => Some(number),
-            Err(message) => {
-                reader.error("E051", text.span, message);
-                None
-            }
-        }
+    let protocol = reader.text(&fields, "proto").and_then(|text| {
+        ports::parse_protocol(&text.value)
+            .map_err(|message| reader.error("E051", text.span, message))
+            .ok()
     });
     let src = read_side(reader, &fields, object, Side::Source, names);
+    let postures = read_postures(reader, &fields, names);
     let Some(field) = fields.get("dst") else {
         reader.error("E006", span(object), "\"dst\" is missing");
         return;
@@ -353,21 +508,23 @@ fn read_acl(
             span: text.span.clone(),
         };
         let dst = read_selector(reader, host, Side::Destination, names);
-        let dst: Vec<_> = dst.into_iter().collect();
-        check_pair(reader, object, &src, &dst, true, false);
-        let spans = src
-            .iter()
-            .chain(&dst)
-            .map(|entry| entry.span.clone())
-            .collect();
-        rules.push(Rule {
+        let rule = Rule {
             name: GrantRef(place.into()),
-            src: src.iter().map(|entry| entry.value.clone()).collect(),
-            dst: dst.into_iter().map(|entry| entry.value).collect(),
+            span: span(object),
+            src: src.clone(),
+            dst: dst.into_iter().collect(),
             ip,
             msg: VerbSet::default(),
-            spans,
-        });
+            skills: Vec::new(),
+            app: Vec::new(),
+            via: Vec::new(),
+            postures: postures.clone(),
+            http: Vec::new(),
+            credential: None,
+            valid: None,
+        };
+        check(reader, object, &rule, Section::Acls);
+        rules.push(rule);
         if rules.len() > MAX_RULES {
             return;
         }
@@ -404,3 +561,15 @@ pub(super) fn port_error(message: String, text: &Spanned<String>) -> Diagnostic 
         false => wrong.help("ports are \"*\", \"22\", \"80-443\", \"tcp:443\" or \"icmp:*\""),
     }
 }
+
+/// The capabilities of `tailscale.com` that a file may grant (its documentation of grants).
+const TAILSCALE_APPS: [&str; 8] = [
+    "tailscale.com/cap/drive",
+    "tailscale.com/cap/golink",
+    "tailscale.com/cap/kubernetes",
+    "tailscale.com/cap/relay",
+    "tailscale.com/cap/secrets",
+    "tailscale.com/cap/tsidp",
+    "tailscale.com/cap/webui",
+    "tailscale.com/cap/aperture",
+];

@@ -72,11 +72,10 @@ pub fn rules(text: Option<&str>, absent: &[usize]) -> Arc<Rules> {
 
 fn node(side: usize) -> Node {
     Node {
-        id: id_of(side),
-        name: name_of(side),
         user: Some("ana@example.com".parse::<UserName>().expect("a user")),
         tags: Vec::new(),
         addresses: Vec::new(),
+        ..Node::new(id_of(side), name_of(side))
     }
 }
 

@@ -318,14 +318,13 @@ pub fn filter(nodes: &[Side; 2], n: usize) -> PacketFilter {
         .iter()
         .zip(["gw-a", "gw-b"])
         .map(|(side, name)| Node {
-            id: side.id,
-            name: name.parse().expect("a name"),
             user: None,
             tags: vec!["tag:home".parse().expect("a tag")],
             addresses: vec![side.overlay.into()],
+            ..Node::new(side.id, name.parse().expect("a name"))
         })
         .collect();
-    Policy::compile(&document, &places).packet_filter(&nodes[n].id, 4747)
+    Policy::compile(&document, &places).packet_filter(&nodes[n].id, 4747, identity::UnixTime(0))
 }
 
 /// A UDP packet of `size` bytes, from and to this port.

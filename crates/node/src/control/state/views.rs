@@ -154,14 +154,13 @@ impl State {
                 .iter()
                 .filter_map(|(node, _)| self.trust.member(node))
                 .map(|member| policy::Node {
-                    id: member.node,
-                    name: member.name.clone(),
                     user: member.user.clone(),
                     tags: member.tags.clone(),
                     addresses: member.overlay.into_iter().map(Into::into).collect(),
+                    ..policy::Node::new(member.node, member.name.clone())
                 })
                 .collect();
-            let compile = |document| Arc::new(Policy::compile(document, &nodes));
+            let compile = |document| Arc::new(Policy::compile_for(document, &nodes, &self.me.node));
             compiled.policy = compiled.document.as_ref().map(compile);
             compiled.members = members.to_vec();
         }
@@ -187,7 +186,7 @@ impl State {
             .members()
             .filter(|member| member.role == Role::Gateway && member.node != me)
             .filter(|member| self.trust.standing(&member.node, clock) == Standing::Good)
-            .filter(|member| policy.may_talk(&me, &member.node))
+            .filter(|member| policy.may_talk(&me, &member.node, by_trust_clock))
             .filter_map(|member| {
                 let (record, _) = self.trust.record(&member.node)?;
                 if record.expires_at <= by_trust_clock || !self.owns(member.node, record.wireguard)
