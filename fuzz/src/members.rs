@@ -81,7 +81,7 @@ impl Fight {
             allow_loopback: true,
         };
         let mut gateway = Tunnel::new(config, [5; 32], now);
-        gateway.set_filter(FILTER.clone());
+        gateway.set_filter(FILTER.clone(), now);
         gateway.set_relays(&[RELAY], now);
         let candidate = Candidate {
             addr: address(1),

@@ -264,7 +264,7 @@ fn make_tunnel(
         allow_loopback: false,
     };
     let mut tunnel = Tunnel::new(config, bytes(seed, 3 + number as u64), now);
-    tunnel.set_filter(rules.policy.packet_filter(&id(number), PORT));
+    tunnel.set_filter(rules.policy.packet_filter(&id(number), PORT), now);
     tunnel
 }
 
