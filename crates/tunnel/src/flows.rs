@@ -137,6 +137,8 @@ impl Flows {
             // An error passes for the packet that it quotes (RFC 4890 §4.3.1, RFC 5508 REQ-4), and
             // for nothing else: a grant does not make it true.
             Part::Error(quoted) => {
+                // It goes to where that came from (RFC 4443 §3.1); we have no other address.
+                let quoted = quoted.filter(|quoted| quoted.src.0 == header.dst);
                 let explained = quoted.is_some_and(|quoted| self.explains_error(&quoted, now));
                 return explained.then_some(()).ok_or(DatagramError::Denied);
             }

@@ -399,6 +399,9 @@ fn an_error_passes_for_what_it_quotes_and_for_nothing_else() {
     ] {
         assert_eq!(world.enter_packet(&error(&strange)), DENIED, "{strange:x?}");
     }
+    let mut elsewhere = error(&ours);
+    elsewhere[39] = 9;
+    assert_eq!(world.enter_packet(&elsewhere), DENIED, "not to who sent it");
     world.allow(&[0]);
     assert_eq!(world.enter_packet(&error(&answer)), DENIED, "cut");
     world.pass(119 * SECOND);
