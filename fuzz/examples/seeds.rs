@@ -61,7 +61,7 @@ fn main() {
 }
 
 /// Acts of a hostile member (`fuzz::members`): every control packet, a packet for the router, one
-/// for another port, time, and noise.
+/// for another port, time, noise, and conversations of either side with their errors.
 fn acts() -> Vec<Vec<u8>> {
     let act = |kind: u8, part: &[u8]| {
         let length = u16::try_from(part.len()).expect("a short act");
@@ -76,6 +76,18 @@ fn acts() -> Vec<Vec<u8>> {
         packet
     };
     let (here, there) = (fuzz::members::GATEWAY_OVERLAY, fuzz::members::PEER_OVERLAY);
+    let inner = |from: Ipv6Addr, to: Ipv6Addr, protocol: u8, body: &[u8]| {
+        let length = u8::try_from(body.len()).expect("a short packet");
+        let head = [0x60, 0, 0, 0, 0, length, protocol, 64];
+        [&head[..], &from.octets(), &to.octets(), body].concat()
+    };
+    // Port 8000 here and 22 there.
+    let ask = |flags: u8| [&[0x1f, 0x40, 0, 22][..], &[0; 8], &[0x50, flags], &[0; 6]].concat();
+    let tell = |flags: u8| [&[0, 22, 0x1f, 0x40][..], &[0; 8], &[0x50, flags], &[0; 6]].concat();
+    let out = |protocol: u8, body: &[u8]| act(6, &inner(here, there, protocol, body));
+    let enter = |protocol: u8, body: &[u8]| act(2, &inner(there, here, protocol, body));
+    let echo = |kind: u8| [kind, 0, 0, 0, 0, 7, 0, 1];
+    let about = |packet: &[u8]| [&[1, 4, 0, 0, 0, 0, 0, 0][..], packet].concat();
     let probes: Vec<Vec<u8>> = probes()
         .iter()
         .map(|packet| act(4, &packet[40..]))
@@ -115,6 +127,51 @@ fn acts() -> Vec<Vec<u8>> {
             act(5, &[2, 0, 0]),
             act(6, &packet(here, there, 4747)),
             act(5, &[0, 20, 0]),
+        ]
+        .concat(),
+        [
+            out(6, &ask(0x02)),
+            enter(6, &tell(0x12)),
+            out(6, &ask(0x10)),
+            act(8, &[0]),
+            enter(6, &tell(0x10)),
+            enter(58, &about(&inner(here, there, 6, &ask(0x10)))),
+            enter(6, &tell(0x11)),
+            out(6, &ask(0x11)),
+            enter(6, &tell(0x02)),
+            enter(6, &tell(0x14)),
+        ]
+        .concat(),
+        [
+            out(58, &echo(128)),
+            enter(58, &echo(129)),
+            enter(58, &echo(128)),
+            out(58, &echo(129)),
+            enter(44, &[17, 0, 0, 1, 0, 0, 0, 7, 0x13, 0x88, 0x13, 0x88]),
+        ]
+        .concat(),
+        [
+            act(2, &packet(there, here, 5000)),
+            act(6, &packet(here, there, 5000)),
+            enter(58, &about(&packet(here, there, 5000))),
+            act(
+                2,
+                &inner(there, there, 58, &about(&packet(here, there, 5000))),
+            ),
+            act(8, &[0]),
+            act(6, &packet(here, there, 5000)),
+            act(2, &packet(there, here, 5000)),
+            act(5, &[5, 0, 0]),
+            act(6, &packet(here, there, 5000)),
+            act(2, &packet(there, here, 5000)),
+            act(8, &[1]),
+        ]
+        .concat(),
+        [
+            act(6, &packet(here, there, 4747)),
+            act(2, &router),
+            act(8, &[0]),
+            act(2, &router),
         ]
         .concat(),
     ]

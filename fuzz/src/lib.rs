@@ -12,6 +12,7 @@
 
 pub mod local;
 pub mod members;
+pub mod replies;
 pub mod rules;
 pub mod signed;
 pub mod words;

@@ -1,7 +1,8 @@
 //! `tunnel`: what strangers send to the mesh socket, and what a member sends inside its session.
 //!
 //! The input is a list of acts against a gateway that has a live session with one peer. The peer is
-//! boringtun itself, so it can seal what no honest tunnel would.
+//! boringtun itself, so it can seal what no honest tunnel would. Whatever the gateway takes in is
+//! held against the rules for replies (`replies`).
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::LazyLock;
@@ -13,6 +14,8 @@ use identity::{NodeId, WireGuardKey};
 use policy::{Document, Node, PacketFilter, Policy};
 use tunnel::{Candidate, CandidateKind, Link, Output, PeerConfig, Tunnel, TunnelConfig};
 use wire::probe::NEXT_HEADER;
+
+use crate::replies::Witness;
 
 /// A gateway, its hostile peer, and the beacon between them.
 pub const GATEWAY: NodeId = NodeId([1; 16]);
@@ -62,6 +65,8 @@ struct Fight {
     gateway: Tunnel,
     peer: Tunn,
     now: Instant,
+    filter: PacketFilter,
+    witness: Witness,
     /// How many packets the gateway took in.
     delivered: usize,
 }
@@ -78,7 +83,7 @@ impl Fight {
             allow_loopback: true,
         };
         let mut gateway = Tunnel::new(config, [5; 32], now);
-        gateway.set_filter(FILTER.clone());
+        gateway.set_filter(FILTER.clone(), now);
         gateway.set_relays(&[RELAY], now);
         let candidate = Candidate {
             addr: address(1),
@@ -107,6 +112,8 @@ impl Fight {
             gateway,
             peer,
             now,
+            filter: FILTER.clone(),
+            witness: Witness::default(),
             delivered: 0,
         };
         fight.drain();
@@ -121,7 +128,7 @@ impl Fight {
     }
 
     fn act(&mut self, kind: u8, part: &[u8]) {
-        match kind % 8 {
+        match kind % 9 {
             0 => self.receive(direct(), &mut part.to_vec()),
             1 => self.receive(relay(), &mut part.to_vec()),
             2 => self.seal(relay(), part, None),
@@ -137,8 +144,17 @@ impl Fight {
                 self.drain();
             }
             6 => {
-                let _ = self.gateway.handle_packet(part, self.now);
+                if self.gateway.handle_packet(part, self.now).is_ok() {
+                    self.witness.handle_sent(part);
+                }
                 self.drain();
+            }
+            8 => {
+                self.filter = match part.first() {
+                    Some(0) => PacketFilter::deny_all(),
+                    _ => FILTER.clone(),
+                };
+                self.gateway.set_filter(self.filter.clone(), self.now);
             }
             _ => self.seal(direct(), &control(part), part.first().copied()),
         }
@@ -177,6 +193,7 @@ impl Fight {
                         "foreign source"
                     );
                     assert_eq!(packet.get(24..40), Some(&GATEWAY_OVERLAY.octets()[..]));
+                    self.witness.handle_entered(packet, &PEER, &self.filter);
                 }
                 Output::Transmit {
                     bytes,
@@ -258,6 +275,28 @@ mod tests {
 
         fight.act(2, &packet);
         fight.act(2, &foreign);
+
+        assert_eq!(fight.delivered, 1);
+    }
+
+    #[test]
+    fn a_reply_passes_and_is_witnessed() {
+        let mut fight = Fight::begin();
+        let packet = |from: Ipv6Addr, to: Ipv6Addr, ports: [u8; 4]| {
+            let mut packet = vec![0x60, 0, 0, 0, 0, 8, 17, 64];
+            packet.extend(from.octets());
+            packet.extend(to.octets());
+            packet.extend(ports);
+            packet.extend([0, 8, 0, 0]);
+            packet
+        };
+        let reply = packet(PEER_OVERLAY, GATEWAY_OVERLAY, [0, 53, 0x20, 0]);
+
+        fight.act(2, &reply);
+        assert_eq!(fight.delivered, 0);
+        fight.act(6, &packet(GATEWAY_OVERLAY, PEER_OVERLAY, [0x20, 0, 0, 53]));
+        fight.act(8, &[0]);
+        fight.act(2, &reply);
 
         assert_eq!(fight.delivered, 1);
     }

@@ -49,8 +49,10 @@ pub fn policy(bytes: &[u8]) {
         };
         if policy.authorize(&request).is_allowed() {
             assert!(document.rule_count() > 0, "allowed without a rule");
-            assert!(policy.may_talk(&a, &b, at)
-                    && policy.reachable((&a, Some(&agent)), (&b, &agent), at));
+            assert!(
+                policy.may_talk(&a, &b, at)
+                    && policy.reachable((&a, Some(&agent)), (&b, &agent), at)
+            );
         }
     }
     let _ = policy.packet_filter(&a, 4747, UnixTime(0));

@@ -263,7 +263,10 @@ fn make_tunnel(
         allow_loopback: false,
     };
     let mut tunnel = Tunnel::new(config, bytes(seed, 3 + number as u64), now);
-    tunnel.set_filter(rules.policy.packet_filter(&id(number), PORT, identity::UnixTime(0)));
+    let filter = rules
+        .policy
+        .packet_filter(&id(number), PORT, identity::UnixTime(0));
+    tunnel.set_filter(filter, now);
     tunnel
 }
 

@@ -260,7 +260,7 @@ impl Plane {
     fn handle_command(&mut self, command: PlaneCommand, now: Instant) {
         match command {
             PlaneCommand::Peers(peers) => self.tunnel.set_peers(&peers, now),
-            PlaneCommand::Filter(filter) => self.tunnel.set_filter(filter),
+            PlaneCommand::Filter(filter) => self.tunnel.set_filter(filter, now),
             PlaneCommand::Candidates(candidates) => self.tunnel.set_candidates(candidates, now),
             PlaneCommand::Relay(beacon, link) => {
                 match link {

@@ -13,7 +13,7 @@ use net::link::LinkState;
 use policy::{MessageRequest, Verb, Verdict};
 use router::Authority;
 use tokio::sync::{mpsc, oneshot, watch};
-use tunnel::Link;
+use tunnel::{FlowStatus, Link};
 use wire::peer::DirectoryEntry;
 
 use crate::agents::Agents;
@@ -356,6 +356,8 @@ impl View {
             .count();
         let relayed = peers.iter().filter(|peer| peer.link.is_some()).count() - direct;
         let sum = |of: fn(&tunnel::PeerStatus) -> u64| peers.iter().map(of).sum::<u64>();
+        let flows =
+            |of: fn(&FlowStatus) -> u64| peers.iter().map(|peer| of(&peer.flows)).sum::<u64>();
         let lines = [
             ("crabmesh_peers", "gauge", peers.len() as u64),
             ("crabmesh_peers_direct", "gauge", direct as u64),
@@ -379,6 +381,31 @@ impl View {
                 "crabmesh_tunnel_dropped_total",
                 "counter",
                 sum(|peer| peer.dropped),
+            ),
+            (
+                "crabmesh_flows_local",
+                "gauge",
+                flows(|flows| flows.local as u64),
+            ),
+            (
+                "crabmesh_flows_remote",
+                "gauge",
+                flows(|flows| flows.remote as u64),
+            ),
+            (
+                "crabmesh_flows_refused_total",
+                "counter",
+                flows(|flows| flows.refused),
+            ),
+            (
+                "crabmesh_flows_evicted_total",
+                "counter",
+                flows(|flows| flows.evicted),
+            ),
+            (
+                "crabmesh_flows_cut_total",
+                "counter",
+                flows(|flows| flows.cut),
             ),
         ];
         for (name, kind, value) in lines {

@@ -13,6 +13,7 @@ use wire::probe::{
     SMALL_PROBE,
 };
 
+use crate::flows::Flows;
 use crate::fragment::Reassembly;
 use crate::outbox::Outbox;
 use crate::packet::{Header, MAX_PACKET};
@@ -29,6 +30,7 @@ pub(crate) struct Peer {
     session: Session<WireGuard>,
     paths: Paths,
     filter: Arc<PacketFilter>,
+    flows: Flows,
     candidates: Arc<OurCandidates>,
     queue: VecDeque<Vec<u8>>,
     pings: Vec<Ping>,
@@ -93,6 +95,7 @@ impl Peer {
             session: Session::new(setting.noise, setting.larger, setting.seed),
             paths: Paths::new(paths, setting.seed.rotate_left(32), now),
             filter: setting.filter,
+            flows: Flows::new(0),
             candidates: setting.candidates,
             queue: VecDeque::new(),
             pings: Vec::new(),
@@ -141,8 +144,16 @@ impl Peer {
         self.paths.set_known(known.copied(), now);
     }
 
-    pub(crate) fn set_filter(&mut self, filter: &Arc<PacketFilter>) {
+    pub(crate) fn set_filter(&mut self, filter: &Arc<PacketFilter>, now: Instant) {
         self.filter = filter.clone();
+        let node = &self.config.node;
+        self.flows
+            .handle_filter(|packet| filter.allows(node, packet), now);
+    }
+
+    /// How many flows it may have from now on.
+    pub(crate) fn set_flows(&mut self, room: usize) {
+        self.flows.set_room(room);
     }
 
     pub(crate) fn set_candidates(
@@ -204,10 +215,8 @@ impl Peer {
         out: &mut Outbox,
         now: Instant,
     ) -> Result<(), PacketError> {
-        if !self.filter.allows(&self.config.node, &header.outbound()) {
-            self.dropped += 1;
-            return Err(PacketError::Denied);
-        }
+        // The peer's own filter decides on it.
+        self.flows.handle_outbound(header, now);
         self.paths.handle_app(now);
         let sent = if !self.session.is_ready(now) {
             self.enqueue(packet, out, now)
@@ -493,10 +502,10 @@ impl Peer {
         out: &mut Outbox,
         now: Instant,
     ) -> Result<(), DatagramError> {
-        if !self.filter.allows(&self.config.node, &header.inbound()) {
-            self.dropped += 1;
-            return Err(DatagramError::Denied);
-        }
+        let (filter, node) = (&self.filter, &self.config.node);
+        self.flows
+            .handle_inbound(header, |packet| filter.allows(node, packet), now)
+            .inspect_err(|_| self.dropped += 1)?;
         self.paths.handle_app(now);
         out.deliver(self.config.node, size);
         Ok(())
@@ -752,6 +761,7 @@ impl Peer {
             rx_bytes: self.rx_bytes,
             queued: self.queue.len(),
             dropped: self.dropped,
+            flows: self.flows.status(now),
         }
     }
 }

@@ -10,6 +10,7 @@ use path::{Candidate, Link, Random};
 use policy::PacketFilter;
 use wire::probe::MAX_CANDIDATES;
 
+use crate::flows;
 use crate::indices::Indices;
 use crate::limiter::Limiter;
 use crate::outbox::Outbox;
@@ -100,11 +101,13 @@ impl Tunnel {
         self.index_peers();
     }
 
-    /// What packets may pass; before the first call, none.
-    pub fn set_filter(&mut self, filter: PacketFilter) {
+    /// Which packets of the peers may enter, besides replies; before the first call, none. What a
+    /// peer has open and may open no more ends at once.
+    pub fn set_filter(&mut self, filter: PacketFilter, now: Instant) {
+        self.now = now;
         self.filter = Arc::new(filter);
         for peer in &mut self.peers {
-            peer.set_filter(&self.filter);
+            peer.set_filter(&self.filter, now);
         }
     }
 
@@ -309,6 +312,10 @@ impl Tunnel {
             .map(|(place, peer)| (peer.config.overlay, place))
             .collect();
         self.by_index = places().map(|(place, peer)| (peer.index, place)).collect();
+        let room = flows::room(self.peers.len());
+        for peer in &mut self.peers {
+            peer.set_flows(room);
+        }
         self.wakes = vec![None; self.peers.len()];
         self.touch_all();
     }

@@ -50,7 +50,8 @@ pub enum Output<'a> {
         /// The size of each.
         segment_size: usize,
     },
-    /// An inner packet of a peer: decrypted, its source checked, passed by the filter.
+    /// An inner packet of a peer: decrypted, its source checked; the filter allows it or it answers
+    /// a packet of ours.
     Deliver {
         /// The peer.
         peer: NodeId,
@@ -133,6 +134,23 @@ pub struct PeerStatus {
     pub queued: usize,
     /// Packets dropped: by the filter, a full queue, a foreign source, or for want of a link.
     pub dropped: u64,
+    /// The conversations with it under `ip` grants.
+    pub flows: FlowStatus,
+}
+
+/// How many flows there are with a peer, and what became of others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowStatus {
+    /// Live ones that this node opened: their replies pass.
+    pub local: usize,
+    /// Live ones that the peer opened, by leave of the filter.
+    pub remote: usize,
+    /// Those that found no room.
+    pub refused: u64,
+    /// Those that gave way to a newer one of the same side.
+    pub evicted: u64,
+    /// Those that a change of policy ended.
+    pub cut: u64,
 }
 
 /// Why a datagram from the network was dropped.
@@ -160,9 +178,12 @@ pub enum DatagramError {
     /// The inner source address is not that peer's.
     #[error("the inner source address is not the peer's")]
     ForeignSource,
-    /// The filter denies it.
+    /// The filter denies it, and it answers nothing of ours.
     #[error("the packet filter denies it")]
     Denied,
+    /// The filter allows it, but the peer has as many flows as it may have.
+    #[error("the peer has too many flows")]
+    TooManyFlows,
     /// What it carries is malformed.
     #[error("the inner packet is malformed")]
     BadPacket,
@@ -178,9 +199,6 @@ pub enum PacketError {
     /// No peer has this destination.
     #[error("no peer has this destination")]
     NoRoute,
-    /// The filter denies it.
-    #[error("the packet filter denies it")]
-    Denied,
     /// The queue for packets without a session is full.
     #[error("the queue for packets without a session is full")]
     QueueFull,

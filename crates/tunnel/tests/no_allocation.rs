@@ -42,13 +42,17 @@ struct Batch {
 
 #[test]
 fn sending_and_receiving_packets_allocates_nothing() {
-    for direct in [true, false] {
+    // Over the router's port, and in a flow of which both remember whose it is.
+    for (direct, port) in [(true, 4747), (false, 4747), (true, 5000)] {
         let mut pair = Pair::new();
+        let policy = r#"{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"], "msg": ["send"]}]}"#;
+        let filter = pair::filter_under(policy, &pair.nodes, 1);
+        pair.nodes[1].tunnel.set_filter(filter, pair.now);
         pair.cut = [!direct, !direct];
         pair.send(0, 300).expect("queued");
         pair.run(3000 * MS);
         assert_eq!(pair.kind(0), if direct { "direct" } else { "relay" });
-        let packet = pair.packet(0, 1240);
+        let packet = pair::packet(pair.nodes[0].overlay, pair.nodes[1].overlay, port, 1240);
         let mut batches: Vec<Batch> = (0..256)
             .map(|_| Batch {
                 link: None,
@@ -70,8 +74,12 @@ fn sending_and_receiving_packets_allocates_nothing() {
         assert_eq!(
             ALLOCATIONS.get() - before,
             0,
-            "allocations for {delivered} packets, direct: {direct}"
+            "allocations for {delivered} packets, direct: {direct}, port {port}"
         );
+        let flows = [0, 1].map(|n| pair.nodes[n].tunnel.status(pair.now).next());
+        let [ours, theirs] = flows.map(|peer| peer.expect("one peer").flows);
+        let expected = usize::from(port == 5000);
+        assert_eq!((ours.local, theirs.remote), (expected, expected));
     }
 }
 

@@ -85,7 +85,7 @@ impl Pair {
         for n in 0..2 {
             let config = self.nodes[1 - n].as_peer(relays, last_good);
             let filter = filter(&self.nodes, n);
-            self.nodes[n].tunnel.set_filter(filter);
+            self.nodes[n].tunnel.set_filter(filter, self.now);
             self.nodes[n].tunnel.set_peers(&[config], self.now);
         }
         self.drain();
@@ -122,7 +122,7 @@ impl Pair {
         (side.addr, side.opened) = (addr, opened);
         self.nodes[n] = side;
         let filter = filter(&self.nodes, n);
-        self.nodes[n].tunnel.set_filter(filter);
+        self.nodes[n].tunnel.set_filter(filter, self.now);
     }
 
     /// Node `n` sends a packet of `size` bytes on the router's port.
@@ -313,7 +313,12 @@ impl Side {
 
 /// The filter of node `n` under a policy that lets all agents talk.
 pub fn filter(nodes: &[Side; 2], n: usize) -> PacketFilter {
-    let (document, _) = Document::parse("policy.hujson", POLICY).expect("the policy is right");
+    filter_under(POLICY, nodes, n)
+}
+
+/// The filter of node `n` under this policy.
+pub fn filter_under(policy: &str, nodes: &[Side; 2], n: usize) -> PacketFilter {
+    let (document, _) = Document::parse("policy.hujson", policy).expect("the policy is right");
     let places: Vec<Node> = nodes
         .iter()
         .zip(["gw-a", "gw-b"])
