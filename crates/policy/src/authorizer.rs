@@ -203,10 +203,6 @@ impl Policy {
     pub fn run_tests(document: &Document, nodes: &[Node], now: UnixTime) -> TestReport {
         self_test::run(document, nodes, now)
     }
-
-    pub(crate) fn resolved(&self) -> Option<&Resolved> {
-        self.resolved.as_deref()
-    }
 }
 
 /// The case of a message, or the node that is not known.

@@ -38,6 +38,7 @@ pub(crate) use self::rule::{Capability, Rule};
 pub(crate) use self::selector::{AgentPattern, NodeSelector, Selector};
 pub use self::summary::RuleSummary;
 pub(crate) use self::test::{Expectation, FAILED, Target};
+pub use self::window::parse_time;
 pub(crate) use self::window::{Valid, Window, rfc3339};
 
 use self::reader::{Fields, Keys, Reader, span};

@@ -65,9 +65,8 @@ impl Policy {
         let [question] = &questions;
         let mut world = World::new(document, nodes, &questions);
         let ends = Ends::new(&mut world, question);
-        let policy = Self::compile(document, world.nodes());
-        let resolved = policy.resolved().expect("compiled just above");
-        Ok(explain(resolved, &world, question, &ends, at))
+        let resolved = world.resolve();
+        Ok(explain(&resolved, &world, question, &ends, at))
     }
 }
 

@@ -11,8 +11,8 @@ impl Case<'_> {
     /// The source, as a selector that means it alone.
     pub(crate) fn from(&self) -> String {
         match self.agent {
-            Some(agent) => format!("agent:{agent}@{}", self.src.facts.name),
-            None => self.src.facts.name.to_string(),
+            Some(agent) => format!("agent:{agent}@{}", self.src.facts.called()),
+            None => self.src.facts.called().to_owned(),
         }
     }
 
@@ -20,9 +20,9 @@ impl Case<'_> {
     pub(crate) fn onto(&self) -> String {
         match self.to {
             To::Message { dst, agent, .. } | To::Skill { dst, agent, .. } => {
-                format!("agent:{agent}@{}", dst.facts.name)
+                format!("agent:{agent}@{}", dst.facts.called())
             }
-            To::Packet { dst, .. } | To::HttpNode { dst, .. } => dst.facts.name.to_string(),
+            To::Packet { dst, .. } | To::HttpNode { dst, .. } => dst.facts.called().to_owned(),
             To::Topic { topic, .. } => format!("topic:{topic}"),
             To::Internet { host, port } | To::HttpInternet { host, port, .. } => {
                 format!("internet:{host}:{port}")
@@ -71,7 +71,7 @@ impl Case<'_> {
             return Some(format!(
                 "{name} asks for {}, which {} does not meet",
                 names.join(" or "),
-                self.src.facts.name
+                self.src.facts.called()
             ));
         }
         if let Some(rule) = near(|fit| fit.time) {

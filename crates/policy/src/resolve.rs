@@ -52,6 +52,8 @@ pub(crate) struct Facts {
     /// Only where it has no tags.
     pub user: Option<UserName>,
     pub name: NodeName,
+    /// The selector that it stands for, of a hypothetical node.
+    pub stands_for: Option<Box<str>>,
     pub addresses: Box<[IpAddr]>,
 }
 
@@ -115,6 +117,25 @@ impl Resolved {
 
     pub fn remove(&mut self, id: &NodeId) {
         self.nodes.remove(id);
+    }
+
+    /// Says what a hypothetical node stands for: it is called by that.
+    pub fn stand_for(&mut self, id: &NodeId, selector: &str) {
+        let Some(place) = self.nodes.get(id) else {
+            return;
+        };
+        let facts = Facts {
+            id: *id,
+            user: place.facts.user.clone(),
+            name: place.facts.name.clone(),
+            stands_for: Some(selector.into()),
+            addresses: place.facts.addresses.clone(),
+        };
+        let class = place.class.clone();
+        self.nodes.insert(Place {
+            class,
+            facts: Arc::new(facts),
+        });
     }
 
     fn new_class(&mut self, selectors: Box<[u32]>) -> Arc<Class> {
@@ -213,6 +234,7 @@ impl Place {
             id: node.id,
             user: node.owner().cloned(),
             name: node.name.clone(),
+            stands_for: None,
             addresses: node.addresses.as_slice().into(),
         };
         Self {
@@ -224,6 +246,13 @@ impl Place {
     /// Whether both belong to one user.
     pub fn has_user_of(&self, other: &Self) -> bool {
         self.facts.user.is_some() && self.facts.user == other.facts.user
+    }
+}
+
+impl Facts {
+    /// What people call it: its name, or the selector that it stands for.
+    pub fn called(&self) -> &str {
+        self.stands_for.as_deref().unwrap_or(self.name.as_str())
     }
 }
 

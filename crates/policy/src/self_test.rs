@@ -6,13 +6,13 @@
 use identity::UnixTime;
 use serde::Serialize;
 
+use crate::Node;
 use crate::cases::{self, Ends};
 use crate::decide::{Case, Decision, When};
 use crate::diagnostic::Diagnostic;
 use crate::document::{Document, Expectation, FAILED};
 use crate::resolve::Resolved;
 use crate::world::World;
-use crate::{Node, Policy};
 
 /// What became of the `tests` of a document.
 #[derive(Clone, Debug, Default)]
@@ -64,14 +64,13 @@ pub(crate) fn run(document: &Document, nodes: &[Node], now: UnixTime) -> TestRep
         .iter()
         .map(|expectation| Ends::new(&mut world, expectation))
         .collect();
-    let policy = Policy::compile(document, world.nodes());
-    let resolved = policy.resolved().expect("compiled just above");
+    let resolved = world.resolve();
     let outcomes = document
         .expectations
         .iter()
         .zip(&ends)
         .map(|(expectation, ends)| {
-            let held = hold(resolved, &world, expectation, ends, now);
+            let held = hold(&resolved, &world, expectation, ends, now);
             outcome(document, expectation, held)
         })
         .collect();

@@ -8,7 +8,7 @@ use identity::{AgentName, NodeId, NodeName, Tag, UserName};
 
 use crate::Node;
 use crate::document::{AgentPattern, Document, Expectation, NodeSelector, Selector};
-use crate::resolve::Matcher;
+use crate::resolve::{Matcher, Resolved};
 
 /// The nodes of the mesh, and the hypothetical ones that the questions need beside them.
 pub(crate) struct World<'a> {
@@ -16,6 +16,8 @@ pub(crate) struct World<'a> {
     nodes: Vec<Node>,
     real: usize,
     selectors: BTreeMap<NodeSelector, Vec<NodeId>>,
+    /// What the hypothetical ones stand for.
+    stand_for: Vec<(NodeId, String)>,
     agents: Agents,
 }
 
@@ -37,13 +39,18 @@ impl<'a> World<'a> {
             real: nodes.len(),
             nodes: nodes.to_vec(),
             selectors: BTreeMap::new(),
+            stand_for: Vec::new(),
             agents: Agents::new(patterns),
         }
     }
 
-    /// All of them, the hypothetical ones last.
-    pub fn nodes(&self) -> &[Node] {
-        &self.nodes
+    /// The document, resolved for all of them.
+    pub fn resolve(&self) -> Resolved {
+        let mut resolved = Resolved::new(self.document, &self.nodes, None);
+        for (id, selector) in &self.stand_for {
+            resolved.stand_for(id, selector);
+        }
+        resolved
     }
 
     pub fn agents(&self) -> &Agents {
@@ -75,6 +82,7 @@ impl<'a> World<'a> {
         if found.is_empty() {
             for node in self.imagine(selector) {
                 found.push(node.id);
+                self.stand_for.push((node.id, stands_for(selector, &node)));
                 self.nodes.push(node);
             }
         }
@@ -160,6 +168,16 @@ impl<'a> World<'a> {
             addresses: vec![address.into()],
             ..Node::new(NodeId(id), name)
         }
+    }
+}
+
+/// How a node that was made for a selector is called.
+fn stands_for(selector: &NodeSelector, node: &Node) -> String {
+    match (selector, node.owner(), &node.tags[..]) {
+        // One of several for one selector: what tells it from the others.
+        (NodeSelector::Group(_) | NodeSelector::Every, Some(user), _) => user.to_string(),
+        (NodeSelector::Every, None, [tag, ..]) => tag.to_string(),
+        _ => selector.to_string(),
     }
 }
 

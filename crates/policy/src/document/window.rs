@@ -296,13 +296,18 @@ fn read_zone(reader: &mut Reader, text: &Spanned<String>) -> Option<TimeZone> {
 
 /// An RFC 3339 date and time.
 pub(super) fn read_time(reader: &mut Reader, text: &Spanned<String>) -> Option<UnixTime> {
-    let time = text.value.parse::<Timestamp>().ok().and_then(unix_time);
+    let time = parse_time(&text.value);
     if time.is_none() {
         let message = format!("{:?} is no date and time", text.value);
         let wrong = Diagnostic::error("E081", text.span.clone(), message);
         reader.say(wrong.help("write it with its offset: \"2026-12-31T00:00:00Z\" (RFC 3339)"));
     }
     time
+}
+
+/// A date and time with its offset, as RFC 3339 writes it; none before 1970.
+pub fn parse_time(text: &str) -> Option<UnixTime> {
+    text.parse::<Timestamp>().ok().and_then(unix_time)
 }
 
 /// A time as RFC 3339 writes it.
