@@ -3,10 +3,14 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use policy::InnerPacket;
+use wire::peer::ROUTER_PORT;
 use wire::probe::{IPV6_HEADER, NEXT_HEADER};
 
 /// The largest inner packet.
 pub const MAX_PACKET: usize = 1500;
+
+/// The protocol number of UDP.
+const UDP: u8 = 17;
 
 /// The addresses and ports of an inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,11 @@ impl Header {
     /// Whether it is one of our own control packets.
     pub(crate) fn is_control(&self) -> bool {
         self.protocol == NEXT_HEADER
+    }
+
+    /// Whether it goes between two routers.
+    pub(crate) fn is_router(&self) -> bool {
+        self.protocol == UDP && self.src_port == ROUTER_PORT && self.dst_port == ROUTER_PORT
     }
 
     /// What the filter looks at of a packet that comes in.

@@ -204,7 +204,8 @@ impl Peer {
         out: &mut Outbox,
         now: Instant,
     ) -> Result<(), PacketError> {
-        if !self.filter.allows(&self.config.node, &header.outbound()) {
+        let last_words = self.config.leaving && header.is_router();
+        if !last_words && !self.filter.allows(&self.config.node, &header.outbound()) {
             self.dropped += 1;
             return Err(PacketError::Denied);
         }
@@ -493,7 +494,7 @@ impl Peer {
         out: &mut Outbox,
         now: Instant,
     ) -> Result<(), DatagramError> {
-        if !self.filter.allows(&self.config.node, &header.inbound()) {
+        if self.config.leaving || !self.filter.allows(&self.config.node, &header.inbound()) {
             self.dropped += 1;
             return Err(DatagramError::Denied);
         }

@@ -34,6 +34,9 @@ pub struct PeerConfig {
     pub addresses: Vec<SocketAddr>,
     /// Where it was reached before a restart ([`Event::GoodAddress`], kept by the shell).
     pub last_good: Vec<SocketAddr>,
+    /// Set while it is being cut off: our router may still tell it why, and nothing is taken of it
+    /// any more, whatever the filter says.
+    pub leaving: bool,
 }
 
 /// One thing that the shell is to do. Borrows the tunnel's own buffers: nothing is allocated for a

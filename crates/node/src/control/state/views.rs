@@ -205,6 +205,7 @@ impl State {
                         .get(&member.node)
                         .cloned()
                         .unwrap_or_default(),
+                    leaving: false,
                 })
             })
             .collect()
