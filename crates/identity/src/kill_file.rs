@@ -16,10 +16,15 @@ impl KillFile {
     /// What this node holds; `None` where nobody was ever revoked.
     pub fn of(trust: &Trust) -> Option<Self> {
         let held = trust.revocations()?;
-        Some(Self {
-            trust_log: trust.trust_log().to_vec(),
-            revocations: held.bytes.clone(),
-        })
+        Some(Self::from_parts(trust.trust_log(), &held.bytes))
+    }
+
+    /// Of documents that nobody verified; whoever takes the file will.
+    pub fn from_parts(trust_log: &[u8], revocations: &[u8]) -> Self {
+        Self {
+            trust_log: trust_log.to_vec(),
+            revocations: revocations.to_vec(),
+        }
     }
 
     /// The text to hand over.
@@ -39,10 +44,7 @@ impl KillFile {
         let trust_log: &[u8] = fields.required(TRUST_LOG)?;
         let revocations: &[u8] = fields.required(REVOCATIONS)?;
         fields.finish()?;
-        Ok(Self {
-            trust_log: trust_log.to_vec(),
-            revocations: revocations.to_vec(),
-        })
+        Ok(Self::from_parts(trust_log, revocations))
     }
 
     /// For [`Trust::accept_trust_log`].

@@ -75,6 +75,7 @@ pub async fn run(
         beacons,
         papers,
         status,
+        dials,
         to_peers,
         to_beacons,
         events,
@@ -205,6 +206,11 @@ pub async fn run(
         to_peers,
         session_commands.clone(),
         |(peer, frame)| SessionCommand::Control(peer, frame),
+    ));
+    tasks.spawn(forward(
+        dials,
+        session_commands.clone(),
+        SessionCommand::Dial,
     ));
     tasks.spawn(keeper.run(news));
     tasks.spawn(follow_peers(
