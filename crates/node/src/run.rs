@@ -177,6 +177,7 @@ pub async fn run(
         exchange: exchange_commands.clone(),
         messages: messages.clone(),
         agents: agents.clone(),
+        control: inputs.clone(),
     });
     let keeper = AddressKeeper {
         state: state.clone(),
