@@ -252,8 +252,10 @@ impl Router {
         let Some(node) = self.authority.name_of(&peer) else {
             return Judged::Refuse(Nack::Denied);
         };
-        if let Verdict::Denied(_) = self.judge((peer, &it.from), (self.node, &it.to), &it.kind) {
-            return Judged::Refuse(Nack::Denied);
+        let verdict = self.judge((peer, &it.from), (self.node, &it.to), &it.kind);
+        if let Verdict::Denied(denial) = verdict {
+            let nack = Failure::denied(denial).denial_nack();
+            return Judged::Refuse(nack.unwrap_or(Nack::Denied));
         }
         let mailbox = self
             .inbox
@@ -840,16 +842,13 @@ impl Router {
             error: error.clone(),
         });
         if !notice {
-            let frame = match &*error.code {
-                _ if error.is_denial() => MessageFrame::Refused {
-                    key,
-                    nack: Nack::Denied,
-                },
-                "expired" => MessageFrame::Refused {
+            let frame = match (&*error.code, error.denial_nack()) {
+                (_, Some(nack)) => MessageFrame::Refused { key, nack },
+                ("expired", _) => MessageFrame::Refused {
                     key,
                     nack: Nack::Expired,
                 },
-                "agent_removed" => MessageFrame::Refused {
+                ("agent_removed", _) => MessageFrame::Refused {
                     key,
                     nack: Nack::UnknownAgent,
                 },

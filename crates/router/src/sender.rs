@@ -584,7 +584,7 @@ impl Router {
 
     /// A nack in words; where it is ours to say which grant is missing, we do.
     fn explain(&self, row: RowId, nack: Nack) -> Failure {
-        if nack == Nack::Denied
+        if matches!(nack, Nack::Denied | Nack::Blocked)
             && let Some(Verdict::Denied(denial)) = self.verdict_on(row)
         {
             return Failure::denied(denial);

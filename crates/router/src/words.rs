@@ -247,6 +247,10 @@ impl Failure {
                 "denied",
                 "the receiving gateway's policy has no grant for it",
             ),
+            Nack::Blocked => (
+                BLOCKED,
+                "the operator killed one of the two agents or its gateway",
+            ),
             Nack::Throttled { .. } => ("throttled", "the receiving gateway takes less at a time"),
             Nack::Full => ("full", "the receiving agent's inbox is full"),
             Nack::TooLarge => (
@@ -281,9 +285,13 @@ impl Failure {
         }
     }
 
-    /// Whether it is the policy's or the operator's word.
-    pub(crate) fn is_denial(&self) -> bool {
-        self.state() == State::Denied
+    /// What the sender is told of it, where it is the policy's or the operator's word.
+    pub(crate) fn denial_nack(&self) -> Option<Nack> {
+        match &*self.code {
+            "denied" => Some(Nack::Denied),
+            BLOCKED => Some(Nack::Blocked),
+            _ => None,
+        }
     }
 }
 

@@ -515,7 +515,9 @@ fn the_receiver_obeys_a_kill_that_the_sender_has_not_heard_of() {
     let id = pair.tell("does it pass?");
     pair.settle();
 
-    assert_eq!(pair.state(id), State::Denied);
+    let status = pair.status(id);
+    let error = status.error.expect("a named end");
+    assert_eq!((status.state, &*error.code), (State::Denied, "blocked"));
     assert!(pair.bodies(B).is_empty());
 }
 
