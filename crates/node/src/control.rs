@@ -378,6 +378,14 @@ fn tell(event: &Event) {
                 "a policy is in force"
             );
         }
+        Event::Revocations(order) => {
+            tracing::info!(
+                target: "crabmesh::audit",
+                epoch = order.epoch,
+                version = order.version,
+                "a revocation set is in force"
+            );
+        }
         Event::Revoked(node) => tracing::info!(%node, "a member was revoked"),
         Event::ExpiresIn(days) => {
             tracing::warn!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use identity::{
-    Alarm, Block, Change, Exception, KillFile, NodeId, RevocationSet, Standing, TrustError,
+    Alarm, Block, Change, Exception, KillFile, NodeId, Order, RevocationSet, Standing, TrustError,
 };
 use mesh::fixture::{Member, Operator};
 use mesh::{Gateway, Mesh, NOW, OPEN, SHUT, events, leaving, peers, published, told, world};
@@ -31,6 +31,11 @@ fn a_killed_gateway_is_out_of_the_world_at_once_and_hears_why() {
     assert!(!now.members.contains_key(&c.node));
     assert!(now.kills.gateway(&c.node).is_some());
     assert!(events(&outputs).contains(&Event::Revoked(c.node)));
+    let version = Order {
+        epoch: 1,
+        version: 1,
+    };
+    assert!(events(&outputs).contains(&Event::Revocations(version)));
     assert_eq!(peers(&outputs), Some(vec![b.node]));
     assert_eq!(leaving(&outputs), Some(vec![c.node]));
     for peer in [b.node, c.node] {

@@ -83,6 +83,8 @@ pub enum Event {
     Revoked(NodeId),
     /// The policy changed.
     Policy(Order),
+    /// The revocations changed.
+    Revocations(Order),
     /// The signed policy cannot be read by this program: nothing is allowed. Says why.
     PolicyUnreadable(String),
     /// This node's membership ends in so many days.

@@ -92,7 +92,17 @@ impl State {
             .world
             .as_ref()
             .is_none_or(|told| told.policy != key.policy);
+        let set_is_news = self
+            .told
+            .world
+            .as_ref()
+            .is_none_or(|told| told.revocations != key.revocations);
         self.told.world = Some(key);
+        if let Some(order) = self.trust.revocations().map(|held| held.order)
+            && set_is_news
+        {
+            self.event(Event::Revocations(order));
+        }
         self.compile(&members);
         let mut world = World::alone(self.me.node, self.trust.mesh_name().clone());
         for (node, _) in &members {
