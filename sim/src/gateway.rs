@@ -225,6 +225,7 @@ impl Gateway {
             relays: vec![RELAY],
             addresses: Vec::new(),
             last_good: last_good.collect(),
+            leaving: false,
         }
     }
 

@@ -9,6 +9,7 @@
 mod agent;
 mod body;
 mod failure;
+mod kill;
 mod message;
 mod node;
 mod route;
@@ -17,6 +18,7 @@ mod time;
 pub use agent::{AgentAdd, AgentAdded, AgentEntry, Agents, LocalAgentEntry, LocalAgents};
 pub use body::{Body, BodyError};
 pub use failure::{ErrorAnswer, Failure};
+pub use kill::{KillApplied, KillRequest, RevocationsStatus};
 pub use message::{
     AckAnswer, AckRequest, Acked, AskRequest, HeartbeatRequest, Kind, Received, ReceivedList,
     Reply, ReplyRequest, SendAnswer, SendRequest, State,

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::{
     Access, AckAnswer, AckRequest, Acked, AgentAdd, AgentAdded, AgentEntry, Agents, AskRequest,
-    BeaconStatus, Body, ErrorAnswer, Failure, Health, HeartbeatRequest, Isolation, Kind,
-    LocalAgentEntry, LocalAgents, MapStatus, NodeStatus, OPENAPI, Path, PathKind, PeerPath,
-    PeerStatus, Ping, PingRequest, Policy, PolicyStatus, Received, ReceivedList, Reply,
-    ReplyRequest, Route, SendAnswer, SendRequest, State, Status, Timestamp,
+    BeaconStatus, Body, ErrorAnswer, Failure, Health, HeartbeatRequest, Isolation, KillApplied,
+    KillRequest, Kind, LocalAgentEntry, LocalAgents, MapStatus, NodeStatus, OPENAPI, Path,
+    PathKind, PeerPath, PeerStatus, Ping, PingRequest, Policy, PolicyStatus, Received,
+    ReceivedList, Reply, ReplyRequest, RevocationsStatus, Route, SendAnswer, SendRequest, State,
+    Status, Timestamp,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -174,6 +175,15 @@ fn every_answer_is_valid_by_the_document() {
         },
     );
     valid(
+        "KillApplied",
+        &KillApplied {
+            version: "1.2".into(),
+            news: true,
+            peers: 3,
+            beacons: 0,
+        },
+    );
+    valid(
         "Policy",
         &Policy {
             version: "1.2".into(),
@@ -236,6 +246,10 @@ fn status_has_the_words_that_were_promised() {
             version: "1.1".into(),
             age_s: 4,
         }),
+        revocations: Some(RevocationsStatus {
+            version: "1.2".into(),
+            kills: vec!["agent:coder@gw-b".into()],
+        }),
         map: MapStatus { age_s: None },
     };
     valid("Status", &status);
@@ -243,6 +257,7 @@ fn status_has_the_words_that_were_promised() {
         "Status",
         &Status {
             policy: None,
+            revocations: None,
             ..status.clone()
         },
     );
@@ -250,7 +265,15 @@ fn status_has_the_words_that_were_promised() {
     let status = serde_json::to_value(&status).expect("it serialises");
     assert_eq!(
         keys(&status),
-        ["beacons", "map", "mesh", "node", "peers", "policy"]
+        [
+            "beacons",
+            "map",
+            "mesh",
+            "node",
+            "peers",
+            "policy",
+            "revocations"
+        ]
     );
     assert_eq!(
         keys(&status["node"]),
@@ -313,6 +336,12 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
     );
     request("HeartbeatRequest", &HeartbeatRequest { hold_s: Some(30) });
     request("AgentAdd", &AgentAdd { name: name() });
+    request(
+        "KillRequest",
+        &KillRequest {
+            file: "cmk1aaaa".into(),
+        },
+    );
     request(
         "PingRequest",
         &PingRequest {

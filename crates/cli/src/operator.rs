@@ -3,6 +3,8 @@
 
 mod files;
 mod first_policy;
+mod groups;
+mod kill;
 mod membership;
 mod push;
 
@@ -21,6 +23,8 @@ use crate::failure::Failure;
 use crate::output::note;
 use files::OperatorFiles;
 use first_policy::first_policy;
+
+pub use kill::{KillArgs, kill};
 
 /// Make a mesh: a sealed root key, role keys, a first policy.hujson with tests; claim its first
 /// beacon. Shows the recovery code once.
@@ -116,11 +120,17 @@ pub struct RootArgs {
 #[derive(Debug, clap::Subcommand)]
 pub enum RootCommand {
     /// Give a role a new key and a higher epoch; the recovery code is read from stdin
-    #[command(after_help = "Example:\n  crabmesh root replace issuer < recovery-code")]
+    #[command(after_help = "Examples:
+  crabmesh root replace issuer < recovery-code
+  crabmesh root replace revoker < recovery-code     also lifts every kill")]
     Replace {
-        /// issuer, policy, revoker or operator
+        /// issuer, policy, revoker or operator. A new revoker lifts every kill; gateways and beacons
+        /// that were removed stay out
         #[arg(value_name = "ROLE")]
         role: String,
+        /// With revoker: lift no kill
+        #[arg(long)]
+        keep_kills: bool,
     },
 }
 
@@ -135,6 +145,7 @@ pub fn init(args: InitArgs, context: &Context) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("the new trust log does not hold: {error}")))?;
     let mut files = OperatorFiles::create(&path, &root, &code, random()?, &roles, trust)?;
     membership::sign_beacon(&mut files, &args.beacon, &claim, now)?;
+    files.write_owner(args.user.as_ref())?;
     let policy = files.write_policy(&first_policy(args.mesh.as_str(), args.user.as_ref()))?;
     files.save()?;
 
@@ -191,10 +202,13 @@ pub fn renew(args: RenewArgs, context: &Context) -> Result<(), Failure> {
 
 /// What only the recovery code can do.
 pub fn root(args: RootArgs, context: &Context) -> Result<(), Failure> {
-    let RootCommand::Replace { role } = args.command;
+    let RootCommand::Replace { role, keep_kills } = args.command;
     let role: KeyRole = role
         .parse()
         .map_err(|error| Failure::usage(format!("{error}")))?;
+    if keep_kills && role != KeyRole::Revoker {
+        return Err(Failure::usage("--keep-kills is for the revoker"));
+    }
     let mut files = OperatorFiles::open(context)?;
     if std::io::stdin().is_terminal() {
         note("recovery code, then return and ctrl-d:");
@@ -222,14 +236,11 @@ pub fn root(args: RootArgs, context: &Context) -> Result<(), Failure> {
             }
         }
         KeyRole::Revoker => {
-            // The first complete set of the new epoch: what was revoked here stays so.
+            // The first complete set of the new epoch: who was removed here stays so.
             let mut set = revoked.unwrap_or_default();
-            set.nodes = files
-                .ledger
-                .issued()
-                .filter(|issued| issued.revoked)
-                .map(|issued| issued.node)
-                .collect();
+            if !keep_kills {
+                membership::lift_kills(&files, &mut set);
+            }
             membership::sign_revocations(&mut files, &set, now)?;
         }
         KeyRole::Issuer => membership::renew_known(&mut files, now)?,

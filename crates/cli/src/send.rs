@@ -170,6 +170,7 @@ fn show(sent: &SendAnswer, context: &Context) -> Result<(), Failure> {
         output.object(sent)?;
     }
     let failure = match (&sent.error, sent.state) {
+        (Some(error), State::Denied) if error.code == "blocked" => Some(failure_of(error)),
         (Some(error), State::Denied) => Some(failure_of(&api::Failure {
             code: "denied".into(),
             ..error.clone()

@@ -33,5 +33,6 @@ pub use rows::{
     DeadRow, InboxRow, Known, Letter, OutboxRow, Row, RowId, Sent, Subject, Table, Write,
 };
 pub use words::{
-    Agent, Answer, Authority, Delivery, DeliveryKind, Draft, Failure, Refusal, State, Status,
+    Agent, Answer, Authority, BLOCKED, CUT_OFF, Delivery, DeliveryKind, Draft, Failure, Refusal,
+    State, Status,
 };

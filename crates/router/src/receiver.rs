@@ -252,8 +252,10 @@ impl Router {
         let Some(node) = self.authority.name_of(&peer) else {
             return Judged::Refuse(Nack::Denied);
         };
-        if let Verdict::Denied(_) = self.judge((peer, &it.from), (self.node, &it.to), &it.kind) {
-            return Judged::Refuse(Nack::Denied);
+        let verdict = self.judge((peer, &it.from), (self.node, &it.to), &it.kind);
+        if let Verdict::Denied(denial) = verdict {
+            let nack = Failure::denied(denial).denial_nack();
+            return Judged::Refuse(nack.unwrap_or(Nack::Denied));
         }
         let mailbox = self
             .inbox
@@ -487,8 +489,9 @@ impl Router {
         self.put_letter(letter, self.now + limits::MAX_TTL, None, &mut Vec::new());
     }
 
-    /// The letter is on disk: told to its sender, shown to its agent.
-    pub(crate) fn received(&mut self, row: RowId, answers: Option<RowId>) {
+    /// The letter is on disk: told to its sender, shown to its agent. `doubted` where the world
+    /// changed meanwhile.
+    pub(crate) fn received(&mut self, row: RowId, answers: Option<RowId>, doubted: bool) {
         let Some(entry) = self.inbox.entries.get_mut(&row) else {
             return;
         };
@@ -515,6 +518,12 @@ impl Router {
             if let Some(request) = message.filter(|it| it.watched).map(|it| it.key()) {
                 self.answer_from_inbox(owner, request.id, key.id);
             }
+        }
+        if doubted
+            && self.is_ready(row)
+            && let Some(refused) = self.refusal_now(row)
+        {
+            self.give_up(row, refused);
         }
         self.to_serve.insert(owner);
     }
@@ -765,7 +774,8 @@ impl Router {
         }
     }
 
-    /// The policy or the members changed: what they do not allow any longer is not kept.
+    /// The policy or the members changed: what they do not allow any longer is not kept, and
+    /// nobody works on for an answer that may not leave.
     pub(crate) fn judge_incoming_again(&mut self) {
         let ready = self
             .inbox
@@ -775,6 +785,21 @@ impl Router {
         for row in ready.copied().collect::<Vec<_>>() {
             if let Some(refused) = self.refusal_now(row) {
                 self.give_up(row, refused);
+            }
+        }
+        let held = self.inbox.entries.iter().filter(|(_, entry)| {
+            entry.letter().is_some_and(|(letter, phase)| {
+                letter.subject == Subject::Request && matches!(phase, Phase::Held { .. })
+            })
+        });
+        for row in held.map(|(row, _)| *row).collect::<Vec<_>>() {
+            let letter = self.inbox.entries.get(&row).and_then(|it| it.letter());
+            let verdict = letter.and_then(|(letter, _)| self.verdict_on_letter(letter));
+            if let Some(Verdict::Denied(denial)) = verdict
+                // Its sender may be a member again before the answer is made.
+                && denial.code != "unknown_node"
+            {
+                self.give_up(row, Failure::denied(denial));
             }
         }
         self.to_serve.extend(self.inbox.mailboxes.keys().copied());
@@ -817,16 +842,13 @@ impl Router {
             error: error.clone(),
         });
         if !notice {
-            let frame = match &*error.code {
-                "denied" => MessageFrame::Refused {
-                    key,
-                    nack: Nack::Denied,
-                },
-                "expired" => MessageFrame::Refused {
+            let frame = match (&*error.code, error.denial_nack()) {
+                (_, Some(nack)) => MessageFrame::Refused { key, nack },
+                ("expired", _) => MessageFrame::Refused {
                     key,
                     nack: Nack::Expired,
                 },
-                "agent_removed" => MessageFrame::Refused {
+                ("agent_removed", _) => MessageFrame::Refused {
                     key,
                     nack: Nack::UnknownAgent,
                 },

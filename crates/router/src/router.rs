@@ -29,6 +29,8 @@ pub struct Router {
     pub(crate) counters: Counters,
     next_row: u64,
     next_ticket: u64,
+    /// What was handed to the disk before this was judged by an earlier authority.
+    judged_from: Ticket,
     /// Stores that somebody waits for, in the order in which they were asked for.
     pub(crate) pending: BTreeMap<Ticket, Pending>,
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
@@ -259,6 +261,7 @@ impl Router {
             counters: Counters::default(),
             next_row: first_row.0.max(1),
             next_ticket: 1,
+            judged_from: Ticket(0),
             pending: BTreeMap::new(),
             timers: BTreeSet::new(),
             to_pump: BTreeSet::new(),
@@ -329,13 +332,15 @@ impl Router {
         self.event(Event::AgentGone { instance });
     }
 
-    /// The policy or the members changed: everything that waits is judged again.
+    /// The policy or the members changed: everything that waits, is in flight or is open is judged
+    /// again, and ends now if it is not allowed.
     pub fn set_authority(&mut self, authority: Arc<dyn Authority + Send + Sync>, now: Instant) {
         self.now = now;
         self.authority = authority;
         if !self.authority.has_policy() {
             return;
         }
+        self.judged_from = Ticket(self.next_ticket);
         self.judge_outgoing_again();
         self.judge_incoming_again();
     }
@@ -389,9 +394,10 @@ impl Router {
             .first_entry()
             .filter(|first| *first.key() <= up_to)
         {
+            let doubted = *first.key() < self.judged_from;
             match first.remove() {
-                Pending::Accept { row, acks } => self.accepted(row, acks),
-                Pending::Receive { row, answers } => self.received(row, answers),
+                Pending::Accept { row, acks } => self.accepted(row, acks, doubted),
+                Pending::Receive { row, answers } => self.received(row, answers, doubted),
                 Pending::Ack { row } => self.acked(row),
                 Pending::Flush => {}
             }

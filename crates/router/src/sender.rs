@@ -13,7 +13,7 @@ use crate::limits;
 use crate::outbox::{LaneId, LaneKey, Outgoing, Place};
 use crate::router::{Accept, Event, Pending, Router, Timer};
 use crate::rows::{DeadRow, InboxRow, Row, RowId, Sent, Subject, Table, Write, content_hash};
-use crate::words::{Agent, Answer, Draft, Failure, Refusal, State, Status};
+use crate::words::{Agent, Answer, CUT_OFF, Draft, Failure, Refusal, State, Status};
 
 impl Router {
     /// Takes a message of a local agent. It is accepted once the ticket is stored; handing in the
@@ -171,12 +171,7 @@ impl Router {
         if expired {
             return Err(Refusal::Expired);
         }
-        if answered || !open {
-            return Err(Refusal::NotOpen);
-        }
-        if envelope.depth > limits::MAX_DEPTH {
-            return Err(Refusal::Loop);
-        }
+        // Before what stands open: a request that a kill ended is no longer, and that is why.
         match self.judge(
             (self.node, &envelope.from),
             (node, &envelope.to),
@@ -184,6 +179,12 @@ impl Router {
         ) {
             Verdict::Allowed { .. } => {}
             Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
+        }
+        if answered || !open {
+            return Err(Refusal::NotOpen);
+        }
+        if envelope.depth > limits::MAX_DEPTH {
+            return Err(Refusal::Loop);
         }
         self.check_new(&envelope)?;
         Ok(self.accept(node, to, envelope, hash, Some(row)))
@@ -281,8 +282,8 @@ impl Router {
         }
     }
 
-    /// The message is on disk: accepted.
-    pub(crate) fn accepted(&mut self, row: RowId, acks: Option<RowId>) {
+    /// The message is on disk: accepted. `doubted` where the world changed meanwhile.
+    pub(crate) fn accepted(&mut self, row: RowId, acks: Option<RowId>, doubted: bool) {
         if let Some(acked) = acks {
             self.settle_answered(acked);
         }
@@ -294,6 +295,9 @@ impl Router {
         self.outbox.enqueue(row);
         self.to_pump.insert(node);
         self.event(Event::Accepted { key, node });
+        if doubted {
+            self.judge_row_again(row);
+        }
     }
 
     /// The message is not on disk: nothing was accepted, and nothing acked.
@@ -580,7 +584,7 @@ impl Router {
 
     /// A nack in words; where it is ours to say which grant is missing, we do.
     fn explain(&self, row: RowId, nack: Nack) -> Failure {
-        if nack == Nack::Denied
+        if matches!(nack, Nack::Denied | Nack::Blocked)
             && let Some(Verdict::Denied(denial)) = self.verdict_on(row)
         {
             return Failure::denied(denial);
@@ -682,23 +686,37 @@ impl Router {
         }
     }
 
-    /// The policy changed: what it denies now need not wait for the receiver to say so.
+    /// The policy or the members changed: what is denied now, in flight or not, ends here and need
+    /// not wait for the receiver to say so; and nobody waits for an answer that may not come.
     pub(crate) fn judge_outgoing_again(&mut self) {
-        let lanes: Vec<LaneId> = self.outbox.lanes.keys().copied().collect();
-        for id in lanes {
-            let Some(lane) = self.outbox.lanes.get(&id) else {
-                continue;
-            };
-            let waiting: Vec<RowId> = lane.queue.iter().skip(lane.flying).copied().collect();
-            self.to_pump.insert(lane.key.node);
-            for row in waiting {
-                // Who is no member now may be one again; its time to live decides.
-                if let Some(Verdict::Denied(denial)) = self.verdict_on(row)
-                    && denial.code != "unknown_node"
-                {
-                    self.fail(row, Failure::denied(denial));
-                }
-            }
+        self.to_pump
+            .extend(self.outbox.lanes.values().map(|lane| lane.key.node));
+        let unsettled = |message: &Outgoing| match message.place {
+            Place::Lane(_) => true,
+            Place::Settled => message.open,
+            // Judged when its store is done.
+            Place::Storing(_) => false,
+        };
+        let rows = self.outbox.messages.iter();
+        let rows = rows.filter(|(_, message)| unsettled(message));
+        for row in rows.map(|(row, _)| *row).collect::<Vec<_>>() {
+            self.judge_row_again(row);
+        }
+    }
+
+    fn judge_row_again(&mut self, row: RowId) {
+        let Some(Verdict::Denied(denial)) = self.verdict_on(row) else {
+            return;
+        };
+        let open = self.outbox.messages.get(&row).is_some_and(|it| it.open);
+        let parked = match denial.code {
+            // Who is no member now may be one again; its time to live decides.
+            "unknown_node" => true,
+            CUT_OFF => !open,
+            _ => false,
+        };
+        if !parked {
+            self.fail(row, Failure::denied(denial));
         }
     }
 

@@ -73,7 +73,7 @@ pub enum State {
     Delivered,
     /// Acked by the agent.
     Done,
-    /// No grant allows it.
+    /// No grant allows it, or a kill forbids it.
     Denied,
     /// Its time to live passed.
     Expired,
@@ -151,7 +151,7 @@ pub enum DeliveryKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The policy has no grant for it.
+    /// The policy has no grant for it, or a kill forbids it.
     #[error("denied: {}", .0.reason)]
     Denied(Denial),
     /// No gateway of that name is in the map.
@@ -206,7 +206,7 @@ impl Refusal {
     /// The code for programs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Denied(_) => "denied",
+            Self::Denied(denial) => code_of(denial),
             Self::UnknownGateway(_) => "unknown_gateway",
             Self::UnknownAgent => "unknown_agent",
             Self::Conflict => "conflict",
@@ -234,7 +234,7 @@ impl Failure {
 
     pub(crate) fn denied(denial: Denial) -> Self {
         Self {
-            code: "denied".into(),
+            code: code_of(&denial).into(),
             reason: denial.reason.into(),
             missing_grant: denial.missing_grant.map(Into::into),
         }
@@ -246,6 +246,10 @@ impl Failure {
             Nack::Denied => (
                 "denied",
                 "the receiving gateway's policy has no grant for it",
+            ),
+            Nack::Blocked => (
+                BLOCKED,
+                "the operator killed one of the two agents or its gateway",
             ),
             Nack::Throttled { .. } => ("throttled", "the receiving gateway takes less at a time"),
             Nack::Full => ("full", "the receiving agent's inbox is full"),
@@ -275,9 +279,33 @@ impl Failure {
     /// The state in which such a failure leaves a message.
     pub(crate) fn state(&self) -> State {
         match &*self.code {
-            "denied" => State::Denied,
+            "denied" | BLOCKED => State::Denied,
             "expired" => State::Expired,
             _ => State::Failed,
         }
+    }
+
+    /// What the sender is told of it, where it is the policy's or the operator's word.
+    pub(crate) fn denial_nack(&self) -> Option<Nack> {
+        match &*self.code {
+            "denied" => Some(Nack::Denied),
+            BLOCKED => Some(Nack::Blocked),
+            _ => None,
+        }
+    }
+}
+
+/// A [`Denial`] of a code that means a kill, and not a grant that is missing: of the agent.
+pub const BLOCKED: &str = "blocked";
+
+/// The same of the whole gateway. What waits for it is parked, as it may come back; whoever waits
+/// for its answer is told [`BLOCKED`] at once.
+pub const CUT_OFF: &str = "cut_off";
+
+/// What programs are told of a denial.
+fn code_of(denial: &Denial) -> &'static str {
+    match denial.code {
+        BLOCKED | CUT_OFF => BLOCKED,
+        _ => "denied",
     }
 }

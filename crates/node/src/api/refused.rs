@@ -64,7 +64,7 @@ impl Refused {
     pub(super) fn of_message(id: MessageId, error: &SendError) -> Self {
         let refused = Self::from(error);
         let state = match refused.failure.code.as_str() {
-            "denied" => State::Denied,
+            "denied" | router::BLOCKED => State::Denied,
             "expired" => State::Expired,
             _ => State::Failed,
         };
@@ -174,13 +174,13 @@ pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Respons
 
 fn status_of(code: &str) -> StatusCode {
     match code {
-        "denied" | "no_policy" => StatusCode::FORBIDDEN,
+        "denied" | "no_policy" | router::BLOCKED => StatusCode::FORBIDDEN,
         "unknown_gateway" | "unknown_agent" | "not_found" => StatusCode::NOT_FOUND,
         "conflict" | "no_open_request" | "loop" => StatusCode::CONFLICT,
         "expired" => StatusCode::GONE,
         "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "outbox_full" | "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
-        "store_full" => StatusCode::INSUFFICIENT_STORAGE,
+        "store_full" | "store" => StatusCode::INSUFFICIENT_STORAGE,
         "stopping" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     }

@@ -6,6 +6,8 @@
 //! snapshots) and passed on (the gossip). **Invariant:** a beacon's silence, its lies about
 //! presence and its `Removed` take nothing away; only signed documents and the clock do.
 
+mod farewell;
+mod kill;
 mod spread;
 mod views;
 
@@ -16,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use identity::{
-    Alarm, Change, Digest, Heads, IdentityKey, NodeId, Order, Role, Standing, Trust, TrustError,
-    UnixTime, WireGuardPublic,
+    Alarm, Block, Change, Digest, Heads, IdentityKey, NodeId, Order, Role, Standing, Trust,
+    TrustError, UnixTime, WireGuardPublic,
 };
 use net::link::Papers;
 use policy::Policy;
@@ -30,6 +32,9 @@ use crate::control::Beacon;
 use crate::control::gossip::{self, CloneAlarm, Gossip, Kind};
 use crate::control::own::{Own, Wanted};
 use crate::world::World;
+use farewell::Farewell;
+
+pub use kill::Applied;
 
 /// The moment of an input, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +61,8 @@ pub enum Output {
     Papers(Papers),
     /// For `status`.
     Status(Arc<Status>),
+    /// Open a session with this peer where there is none: it should hear of news.
+    Dial(NodeId),
     /// On a peer's control stream.
     ToPeer(NodeId, PeerFrame),
     /// On a beacon's link.
@@ -76,6 +83,8 @@ pub enum Event {
     Revoked(NodeId),
     /// The policy changed.
     Policy(Order),
+    /// The revocations changed.
+    Revocations(Order),
     /// The signed policy cannot be read by this program: nothing is allowed. Says why.
     PolicyUnreadable(String),
     /// This node's membership ends in so many days.
@@ -99,6 +108,8 @@ pub struct Status {
     pub expires_at: Option<UnixTime>,
     /// The policy in force, and when it was signed.
     pub policy: Option<(Order, UnixTime)>,
+    /// The revocation set in force, and the blocks in it.
+    pub revocations: Option<(Order, Vec<Block>)>,
     /// When the map was last known to be whole. Its age counts from here.
     pub map_at: Option<UnixTime>,
     /// Whether a beacon tells of changes now: then the age of the map is nought.
@@ -146,6 +157,7 @@ pub struct State {
     dirty: bool,
     retry_at: Option<Instant>,
     stale: bool,
+    farewell: Farewell,
     outputs: VecDeque<Output>,
 }
 
@@ -172,8 +184,14 @@ struct Compiled {
     policy: Option<Arc<Policy>>,
 }
 
-/// What a world is made of: the policy, and the membership of each gateway in good standing.
-type WorldKey = (Option<Digest>, Vec<(NodeId, Digest)>);
+/// What a world is made of: the policy, the revocations, and the membership of each gateway in good
+/// standing.
+#[derive(Debug, PartialEq, Eq)]
+struct WorldKey {
+    policy: Option<Digest>,
+    revocations: Option<Digest>,
+    members: Vec<(NodeId, Digest)>,
+}
 
 /// What was last put out: only changes are.
 #[derive(Debug, Default)]
@@ -224,6 +242,7 @@ impl State {
             dirty: false,
             retry_at: None,
             stale: true,
+            farewell: Farewell::default(),
             outputs: VecDeque::new(),
         };
         state.tick();
@@ -408,6 +427,9 @@ impl State {
         self.now = now;
         self.gossip.handle_timeout(now.instant);
         self.tell_ready();
+        if self.farewell.handle_timeout(now.instant) {
+            self.stale = true;
+        }
         if now.instant >= self.tick_at {
             self.tick_at = now.instant + TICK;
             self.tick();
@@ -416,7 +438,12 @@ impl State {
 
     /// When [`State::handle_timeout`] should be called.
     pub fn deadline(&self) -> Instant {
-        let deadlines = [self.gossip.deadline(), self.retry_at, Some(self.tick_at)];
+        let deadlines = [
+            self.gossip.deadline(),
+            self.farewell.deadline(),
+            self.retry_at,
+            Some(self.tick_at),
+        ];
         deadlines
             .into_iter()
             .flatten()
@@ -494,9 +521,7 @@ impl State {
         self.stale = true;
         match document {
             Document::TrustLog(_) | Document::Policy(_) | Document::Revocations(_) => {
-                let heads = self.trust.heads();
-                self.send_peers_but(source, &PeerFrame::Heads(heads));
-                self.publish_but(source, document);
+                self.tell_news(source, document);
                 // What ends by these may be this node's own membership, or cure it.
                 self.renew_record();
             }

@@ -507,6 +507,39 @@ async fn a_configured_admin_needs_no_token_on_the_socket() {
 }
 
 #[tokio::test]
+async fn the_admin_applies_a_kill_file_and_hears_why_not() {
+    let place = Place::open().await;
+    let apply = async |file: &str| {
+        let body = json!({ "file": file }).to_string();
+        place
+            .call(&place.admin(), "POST", "/v1/admin/kill", &body)
+            .await
+    };
+    let file = |set: &[u8]| identity::KillFile::from_parts(b"log", set).to_text();
+
+    let applied = apply(&file(b"good")).await;
+    assert_eq!(
+        (applied.status, &applied.body["version"]),
+        (200, &json!("1.2"))
+    );
+    assert_eq!(applied.body["peers"], json!(3));
+
+    let forged = apply(&file(b"forged")).await;
+    assert_eq!((forged.status, forged.code()), (400, "kill_refused"));
+    let half = file(b"good");
+    for (garbage, says) in [
+        ("hello", "cmk1"),
+        (&half[..half.len() / 2], "damaged"),
+        ("cmt1aaaa", "join token"),
+    ] {
+        let refused = apply(garbage).await;
+        assert_eq!((refused.status, refused.code()), (400, "kill_refused"));
+        let reason = refused.body["error"]["reason"].to_string();
+        assert!(reason.contains(says), "{reason}");
+    }
+}
+
+#[tokio::test]
 async fn an_agent_that_calls_too_often_is_told_so() {
     let config = ApiConfig {
         calls_per_second: 0.001,

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::api::{
-    AgentEntry, Failure, Isolation, MapStatus, NodeStatus, Path, Ping, Policy, Status, Timestamp,
+    AgentEntry, Failure, Isolation, KillApplied, MapStatus, NodeStatus, Path, Ping, Policy, Status,
+    Timestamp,
 };
-use identity::{AgentName, IdentityPublic, NodeId, NodeName, Order, UnixTime};
+use identity::{AgentName, IdentityPublic, KillFile, NodeId, NodeName, Order, UnixTime};
 use node::agents::Agents;
 use node::api::{Api, ApiConfig, Later, NodeView, PingTarget};
 use node::messages::{MessagesConfig, MessagesEnds};
@@ -285,6 +286,7 @@ impl NodeView for Played {
                 beacons: Vec::new(),
                 peers: Vec::new(),
                 policy: None,
+                revocations: None,
                 map: MapStatus { age_s: None },
             }
         })
@@ -321,6 +323,23 @@ impl NodeView for Played {
                     rtt_ms: Some(1.5),
                 }),
                 PingTarget::Agent(_) => Err(Failure::new("denied", "no grant")),
+            }
+        })
+    }
+
+    fn kill(&self, file: KillFile) -> Later<'_, Result<KillApplied, Failure>> {
+        Box::pin(async move {
+            match file.revocations() {
+                b"good" => Ok(KillApplied {
+                    version: "1.2".into(),
+                    news: true,
+                    peers: 3,
+                    beacons: 0,
+                }),
+                _ => Err(Failure::new(
+                    "kill_refused",
+                    "the signature does not verify",
+                )),
             }
         })
     }

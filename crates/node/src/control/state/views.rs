@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use identity::{Digest, Member, NodeId, Role, Standing, UnixTime, WireGuardPublic};
+use identity::{Block, Digest, Member, NodeId, Role, Standing, UnixTime, WireGuardPublic};
 use net::link::Papers;
 use policy::Policy;
 use tunnel::PeerConfig;
 
-use super::{Compiled, Event, Output, State, Status};
+use super::{Compiled, Event, Output, State, Status, WorldKey};
 use crate::control::Beacon;
-use crate::world::{World, WorldMember, WorldPolicy};
+use crate::world::{Kills, World, WorldMember, WorldPolicy};
 
 impl State {
     /// Makes every snapshot again, and puts out those that changed.
@@ -37,13 +37,18 @@ impl State {
         }
         self.told.revoked = revoked;
         self.rebuild_world();
-        let peers = self.peers();
+        let mut peers = self.peers();
+        let calls = self.to_call(&peers);
+        self.say_farewell(&mut peers);
         if self.told.peers.as_deref() != Some(&peers) {
             let peers = Arc::new(peers);
             self.told.peers = Some(Arc::clone(&peers));
             self.outputs.push_back(Output::Peers(peers));
         }
-        let beacons = self.beacons(standing);
+        self.outputs.extend(calls.into_iter().map(Output::Dial));
+        // Not before the last word is out: links to whatever key answers are new links.
+        let ended = standing != Standing::Good && self.farewell.is_over();
+        let beacons = self.beacons(ended);
         if self.told.beacons.as_deref() != Some(&beacons) {
             let beacons = Arc::new(beacons);
             self.links
@@ -74,8 +79,11 @@ impl State {
             .filter(|member| self.trust.standing(&member.node, clock) == Standing::Good)
             .map(|member| (member.node, member.membership))
             .collect();
-        let digest = self.trust.policy().map(|bundle| bundle.digest);
-        let key = (digest, members.clone());
+        let key = WorldKey {
+            policy: self.trust.policy().map(|bundle| bundle.digest),
+            revocations: self.trust.revocations().map(|held| held.digest),
+            members: members.clone(),
+        };
         if self.told.world.as_ref() == Some(&key) {
             return;
         }
@@ -83,8 +91,18 @@ impl State {
             .told
             .world
             .as_ref()
-            .is_none_or(|(told, _)| *told != digest);
+            .is_none_or(|told| told.policy != key.policy);
+        let set_is_news = self
+            .told
+            .world
+            .as_ref()
+            .is_none_or(|told| told.revocations != key.revocations);
         self.told.world = Some(key);
+        if let Some(order) = self.trust.revocations().map(|held| held.order)
+            && set_is_news
+        {
+            self.event(Event::Revocations(order));
+        }
         self.compile(&members);
         let mut world = World::alone(self.me.node, self.trust.mesh_name().clone());
         for (node, _) in &members {
@@ -92,6 +110,7 @@ impl State {
                 world.insert(member);
             }
         }
+        world.kills = self.kills();
         let bundle = self.trust.policy();
         let policy = self
             .compiled
@@ -111,6 +130,35 @@ impl State {
             }
         }
         self.outputs.push_back(Output::World(Arc::new(world)));
+    }
+
+    /// Whom the revocations name, in the terms of decisions: agents of members, and gateways that
+    /// are out.
+    fn kills(&self) -> Kills {
+        let mut kills = Kills::default();
+        let Some(held) = self.trust.revocations() else {
+            return kills;
+        };
+        let gateways = || {
+            self.trust
+                .members()
+                .filter(|member| member.role == Role::Gateway)
+        };
+        for block in &held.set.blocks {
+            if let Block::Agent(agent) = block {
+                // A gateway of that name that takes the place of another inherits this.
+                let there = gateways().filter(|member| member.name == agent.node);
+                there.for_each(|member| kills.add_agent(member.node, agent));
+            }
+        }
+        for member in gateways() {
+            if self.trust.standing(&member.node, self.now.clock) == Standing::Revoked {
+                let by = held.set.block_of(member).map(ToString::to_string);
+                let by = by.as_deref().unwrap_or("it was revoked by its id");
+                kills.add_gateway(member.node, member.name.clone(), by);
+            }
+        }
+        kills
     }
 
     /// Reads the policy where it is new, and resolves it for these members.
@@ -204,6 +252,7 @@ impl State {
                         .get(&member.node)
                         .cloned()
                         .unwrap_or_default(),
+                    leaving: false,
                 })
             })
             .collect()
@@ -229,8 +278,7 @@ impl State {
         }
     }
 
-    fn beacons(&self, standing: Standing) -> Vec<Beacon> {
-        let ended = standing != Standing::Good;
+    fn beacons(&self, ended: bool) -> Vec<Beacon> {
         self.trust
             .members()
             .filter(|member| member.role == Role::Beacon)
@@ -274,6 +322,10 @@ impl State {
                 .trust
                 .policy()
                 .map(|bundle| (bundle.order, bundle.signed_at)),
+            revocations: self
+                .trust
+                .revocations()
+                .map(|held| (held.order, held.set.blocks.iter().cloned().collect())),
             map_at: self.map_at,
             map_live: self.is_live(),
             presence,
