@@ -20,6 +20,7 @@ pub mod limits;
 mod clock;
 mod inbox;
 mod outbox;
+mod rates;
 mod receiver;
 mod restore;
 mod router;
@@ -34,5 +35,5 @@ pub use rows::{
 };
 pub use words::{
     Agent, Answer, Authority, BLOCKED, CUT_OFF, Delivery, DeliveryKind, Draft, Failure, Refusal,
-    State, Status,
+    State, Status, cause_of,
 };

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use identity::{AgentAddress, NodeId};
-use policy::Verdict;
+use policy::{Bucket, Verdict};
 use wire::message::{Kind, MAX_BODY, MessageFrame, MessageKey, Nack, Stage};
 use wire::{Envelope, InstanceId, MessageId};
 
 use crate::inbox::{Content, Holder, PairKey, Phase};
 use crate::limits;
+use crate::rates::Drawn;
 use crate::router::{Event, HolderId, Pending, Router, Ticket, Timer, waiting};
 use crate::rows::{DeadRow, InboxRow, Letter, Row, RowId, Subject, Table, Write, content_hash};
 use crate::sender::is_content_type;
@@ -16,11 +17,12 @@ use crate::words::{Agent, Delivery, DeliveryKind, Failure, Refusal, State};
 
 /// What the receiver does with an offer.
 enum Judged {
-    /// Keeps it: the agent, and the request that it answers.
+    /// Keeps it: the agent, the request that it answers, and what rate guards take for it.
     Keep {
         owner: Agent,
         from: AgentAddress,
         answers: Option<RowId>,
+        buckets: Vec<Bucket>,
     },
     /// Has it, or had it.
     Had,
@@ -210,9 +212,16 @@ impl Router {
                 owner,
                 from,
                 answers,
-            } => {
-                self.keep(peer, envelope, hash, owner, from, answers);
-            }
+                buckets,
+            } => match self.rates.draw(peer, &buckets, self.now) {
+                Ok(drawn) => self.keep(peer, envelope, hash, owner, from, answers, drawn),
+                Err(wait) => {
+                    self.counters.throttled += 1;
+                    let ms = wait.as_nanos().div_ceil(1_000_000);
+                    let retry_after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
+                    self.refuse(peer, key, Nack::Throttled { retry_after_ms });
+                }
+            },
             Judged::Had => {
                 self.counters.duplicates += 1;
                 self.send_frame(peer, MessageFrame::Stored { key });
@@ -222,8 +231,10 @@ impl Router {
         }
     }
 
-    /// Only what is judged `Keep` enters the dedupe set. What came before is answered as before,
-    /// whatever the policy says by now: its sender asks about a message that is here.
+    /// Only what is judged `Keep` enters the dedupe set, and draws from buckets: a message that was
+    /// here before, or may not pass for any other reason, draws nothing. What came before is
+    /// answered as before, whatever the policy says by now: its sender asks about a message that is
+    /// here.
     fn judge_offer(&mut self, peer: NodeId, it: &Envelope, after: u64, hash: [u8; 16]) -> Judged {
         if let Some(row) = self.inbox.by_key.get(&(peer, it.key())) {
             let entry = self.inbox.entries.get(row);
@@ -252,11 +263,15 @@ impl Router {
         let Some(node) = self.authority.name_of(&peer) else {
             return Judged::Refuse(Nack::Denied);
         };
-        let verdict = self.judge((peer, &it.from), (self.node, &it.to), &it.kind);
-        if let Verdict::Denied(denial) = verdict {
-            let nack = Failure::denied(denial).denial_nack();
-            return Judged::Refuse(nack.unwrap_or(Nack::Denied));
-        }
+        let bytes = Some(it.body.len());
+        let verdict = self.judge((peer, &it.from), (self.node, &it.to), &it.kind, bytes);
+        let buckets = match verdict {
+            Verdict::Allowed { buckets, .. } => buckets,
+            Verdict::Denied(denial) => {
+                let nack = Failure::denied(denial).denial_nack();
+                return Judged::Refuse(nack.unwrap_or(Nack::Denied));
+            }
+        };
         let mailbox = self
             .inbox
             .names
@@ -292,6 +307,7 @@ impl Router {
                     owner,
                     from,
                     answers,
+                    buckets,
                 }
             }
             Err(nack) => Judged::Refuse(nack),
@@ -386,6 +402,10 @@ impl Router {
         (open && sent.node == peer && sent.to.agent == *from).then_some(row)
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one judgement, used once"
+    )]
     fn keep(
         &mut self,
         peer: NodeId,
@@ -394,6 +414,7 @@ impl Router {
         owner: Agent,
         from: AgentAddress,
         answers: Option<RowId>,
+        drawn: Drawn,
     ) {
         let expires = self
             .clock
@@ -419,14 +440,13 @@ impl Router {
             shown: 0,
             strikes: 0,
         };
-        let mut also = Vec::new();
         if let Some(request) = answers
             && let Some(message) = self.outbox.messages.get_mut(&request)
         {
             // From here on no other reply is the one; taken back if this cannot be stored.
             message.sent.reply = Some(letter.key.id);
         }
-        self.put_letter(letter, expires, answers, &mut also);
+        self.put_letter(letter, expires, answers, drawn);
     }
 
     fn put_letter(
@@ -434,14 +454,18 @@ impl Router {
         letter: Letter,
         expires: Instant,
         answers: Option<RowId>,
-        also: &mut Vec<Write>,
+        drawn: Drawn,
     ) {
         let row = self.new_row();
-        let mut writes = vec![Write::Put(row, waiting(&letter))];
-        writes.append(also);
+        let writes = vec![Write::Put(row, waiting(&letter))];
         self.inbox.insert(row, letter, Phase::Storing, expires);
         self.timers.insert((expires, Timer::Incoming(row)));
-        self.store(writes, Pending::Receive { row, answers });
+        let pending = Pending::Receive {
+            row,
+            answers,
+            drawn,
+        };
+        self.store(writes, pending);
     }
 
     /// Tells the owner of a message, in its inbox, that it came to nothing.
@@ -486,7 +510,7 @@ impl Router {
             shown: 0,
             strikes: 0,
         };
-        self.put_letter(letter, self.now + limits::MAX_TTL, None, &mut Vec::new());
+        self.put_letter(letter, self.now + limits::MAX_TTL, None, Drawn::default());
     }
 
     /// The letter is on disk: told to its sender, shown to its agent. `doubted` where the world
@@ -641,7 +665,8 @@ impl Router {
             Subject::Failure { .. } => return None,
         };
         let dst = (self.node, &letter.owner.name);
-        Some(self.judge((letter.node, &letter.from.agent), dst, &kind))
+        let bytes = Some(letter.body.len());
+        Some(self.judge((letter.node, &letter.from.agent), dst, &kind, bytes))
     }
 
     fn show(&mut self, row: RowId, holder: HolderId, hold: Option<Duration>) -> Option<Delivery> {

@@ -13,6 +13,7 @@ use crate::clock::{Clock, Dice};
 use crate::inbox::{Content, Inbox, Mailbox, Phase};
 use crate::limits;
 use crate::outbox::{LaneId, Outbox, Place, Usage};
+use crate::rates::{Drawn, Rates};
 use crate::rows::{DeadRow, InboxRow, Letter, OutboxRow, Row, RowId, Table, Write};
 use crate::words::{Agent, Authority, Delivery, Failure, Refusal, Status};
 
@@ -26,6 +27,8 @@ pub struct Router {
     pub(crate) authority: Arc<dyn Authority + Send + Sync>,
     pub(crate) outbox: Outbox,
     pub(crate) inbox: Inbox,
+    /// What the rate guards let pass, of what comes in.
+    pub(crate) rates: Rates,
     pub(crate) counters: Counters,
     next_row: u64,
     next_ticket: u64,
@@ -177,6 +180,8 @@ pub struct Counters {
     pub duplicates: u64,
     /// Messages from peers that were refused.
     pub refused_peers: u64,
+    /// The part of them that a rate guard of the policy made wait.
+    pub throttled: u64,
     /// Times that a message was shown.
     pub shown: u64,
     /// Acks.
@@ -206,6 +211,8 @@ pub struct Stats {
     pub inbox_bytes: usize,
     /// Dead letters.
     pub dead_rows: usize,
+    /// Token buckets that are kept.
+    pub buckets: usize,
     /// Messages that wait for each peer.
     pub queued: Vec<(NodeId, usize)>,
 }
@@ -215,8 +222,12 @@ pub struct Stats {
 pub(crate) enum Pending {
     /// A message of a local agent; for a reply also the letter that it acks.
     Accept { row: RowId, acks: Option<RowId> },
-    /// A message from a peer, and the request that it answers.
-    Receive { row: RowId, answers: Option<RowId> },
+    /// A message from a peer, the request that it answers, and what rate guards took for it.
+    Receive {
+        row: RowId,
+        answers: Option<RowId>,
+        drawn: Drawn,
+    },
     /// An ack alone.
     Ack { row: RowId },
     /// Nothing but that everything before it is stored.
@@ -258,6 +269,7 @@ impl Router {
             authority,
             outbox,
             inbox: Inbox::default(),
+            rates: Rates::default(),
             counters: Counters::default(),
             next_row: first_row.0.max(1),
             next_ticket: 1,
@@ -397,7 +409,7 @@ impl Router {
             let doubted = *first.key() < self.judged_from;
             match first.remove() {
                 Pending::Accept { row, acks } => self.accepted(row, acks, doubted),
-                Pending::Receive { row, answers } => self.received(row, answers, doubted),
+                Pending::Receive { row, answers, .. } => self.received(row, answers, doubted),
                 Pending::Ack { row } => self.acked(row),
                 Pending::Flush => {}
             }
@@ -416,7 +428,14 @@ impl Router {
         {
             match first.remove() {
                 Pending::Accept { row, acks } => self.accept_failed(row, acks),
-                Pending::Receive { row, answers } => self.receive_failed(row, answers),
+                Pending::Receive {
+                    row,
+                    answers,
+                    drawn,
+                } => {
+                    self.rates.give_back(drawn);
+                    self.receive_failed(row, answers);
+                }
                 Pending::Ack { row } => self.ack_failed(row),
                 Pending::Flush => {}
             }
@@ -497,6 +516,7 @@ impl Router {
                 .values()
                 .map(|usage| usage.dead.len())
                 .sum(),
+            buckets: self.rates.count(),
             queued: self.queued(),
         }
     }

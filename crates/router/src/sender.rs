@@ -107,7 +107,9 @@ impl Router {
             .node_named(&draft.to.node)
             .ok_or_else(|| Refusal::UnknownGateway(draft.to.node.clone()))?;
         let src = (self.node, &envelope.from);
-        match self.judge(src, (node, &envelope.to), &envelope.kind) {
+        let bytes = Some(envelope.body.len());
+        match self.judge(src, (node, &envelope.to), &envelope.kind, bytes) {
+            // What rate guards take, they take where the message arrives.
             Verdict::Allowed { .. } => {}
             Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
         }
@@ -176,6 +178,7 @@ impl Router {
             (self.node, &envelope.from),
             (node, &envelope.to),
             &envelope.kind,
+            Some(envelope.body.len()),
         ) {
             Verdict::Allowed { .. } => {}
             Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
@@ -416,6 +419,22 @@ impl Router {
         self.lane_changed(id);
     }
 
+    /// The receiver said when there is room for this message, the first of its lane: not before
+    /// and not long after. What a policy there gives back earlier is found within a minute.
+    fn wait_for_token(&mut self, id: LaneId, row: RowId, wait: Duration) {
+        if let Some(lane) = self.outbox.lanes.get_mut(&id) {
+            lane.due = Some(self.now + wait.min(limits::RETRY_MAX));
+        }
+        self.outbox.refresh(id);
+        self.lane_changed(id);
+        let message = self.outbox.messages.get_mut(&row);
+        if let Some(message) = message.filter(|it| it.sent.error.is_none()) {
+            let nack = Nack::Throttled { retry_after_ms: 0 };
+            message.sent.error = Some(Failure::of_nack(nack));
+            self.changed(row);
+        }
+    }
+
     /// The message of that key, where `peer` is the node that it was sent to: nobody else's word
     /// about it counts.
     fn settled_by(&mut self, peer: NodeId, key: MessageKey) -> Option<RowId> {
@@ -453,11 +472,14 @@ impl Router {
             return;
         };
         message.sent.state = state;
+        // It waits no longer.
+        message.sent.error = None;
         let node = message.sent.node;
-        self.leave_lane(row, lane);
         if let Some(lane) = self.outbox.lanes.get_mut(&lane) {
             lane.attempts = 0;
+            lane.window = lane.window.saturating_mul(2);
         }
+        self.leave_lane(row, lane);
         self.counters.stored_there += 1;
         let put = self
             .outbox
@@ -556,8 +578,9 @@ impl Router {
                 }
             }
             Nack::Throttled { retry_after_ms } => {
+                lane.window = 1;
                 self.call_back(id, row, 0);
-                self.back_off(id, Duration::from_millis(retry_after_ms.into()));
+                self.wait_for_token(id, row, Duration::from_millis(retry_after_ms.into()));
             }
             _ => {
                 self.call_back(id, row, 0);
@@ -720,9 +743,11 @@ impl Router {
         }
     }
 
+    /// The body counts until the receiver has it: then only the way back matters.
     fn verdict_on(&self, row: RowId) -> Option<Verdict> {
         let sent = &self.outbox.messages.get(&row)?.sent;
         let envelope = self.outbox.messages.get(&row)?.envelope.as_ref();
+        let bytes = envelope.map(|it| it.body.len());
         let kind = envelope.map_or(
             if sent.expects_reply {
                 Kind::Request
@@ -731,29 +756,32 @@ impl Router {
             },
             |it| it.kind,
         );
-        Some(self.judge((self.node, &sent.from), (sent.node, &sent.to.agent), &kind))
+        let (src, dst) = ((self.node, &sent.from), (sent.node, &sent.to.agent));
+        Some(self.judge(src, dst, &kind, bytes))
     }
 
-    /// The policy's word. A reply rides the grant of its request: the same question the other way.
+    /// The policy's word. A reply rides the grant of its request, the same question the other way;
+    /// its size is a question about its own way.
     pub(crate) fn judge(
         &self,
         src: (NodeId, &AgentName),
         dst: (NodeId, &AgentName),
         kind: &Kind,
+        bytes: Option<usize>,
     ) -> Verdict {
-        let (src, dst, verb) = match kind {
-            Kind::Message => (src, dst, Verb::Send),
-            Kind::Request => (src, dst, Verb::Request),
-            Kind::Reply { .. } => (dst, src, Verb::Request),
-        };
-        let at = UnixTime(self.unix_ms() / 1000);
-        self.authority.authorize(&MessageRequest {
+        let request = |src, dst, verb| MessageRequest {
             src,
             dst,
             verb,
-            at,
-            bytes: None,
-        })
+            at: UnixTime(self.unix_ms() / 1000),
+            bytes: bytes.map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX)),
+        };
+        let authority = &self.authority;
+        match kind {
+            Kind::Message => authority.authorize(&request(src, dst, Verb::Send)),
+            Kind::Request => authority.authorize(&request(src, dst, Verb::Request)),
+            Kind::Reply { .. } => authority.authorize_reply(&request(dst, src, Verb::Request)),
+        }
     }
 
     fn leave_lane(&mut self, row: RowId, lane: LaneId) {

@@ -40,24 +40,18 @@ pub enum Killed {
 
 impl Authority for Rules {
     fn authorize(&self, request: &MessageRequest<'_>) -> Verdict {
-        let names = |(node, agent): (NodeId, &AgentName)| match self.killed {
-            Killed::Nobody => false,
-            Killed::Agent(side, name) => node == id_of(side) && agent.as_str() == name,
-            Killed::Gateway(side) => node == id_of(side),
-        };
-        if names(request.src) || names(request.dst) {
-            let code = match self.killed {
-                Killed::Gateway(_) => router::CUT_OFF,
-                _ => router::BLOCKED,
-            };
-            return Verdict::Denied(Denial {
-                code,
-                reason: format!("killed: {:?}", self.killed),
-                rule: None,
-                missing_grant: None,
-            });
+        if let Some(denial) = self.denial(request) {
+            return Verdict::Denied(denial);
         }
         self.policy.clone().unwrap_or_default().authorize(request)
+    }
+
+    fn authorize_reply(&self, request: &MessageRequest<'_>) -> Verdict {
+        if let Some(denial) = self.denial(request) {
+            return Verdict::Denied(denial);
+        }
+        let policy = self.policy.clone().unwrap_or_default();
+        policy.authorize_reply(request)
     }
 
     fn has_policy(&self) -> bool {
@@ -76,6 +70,27 @@ impl Authority for Rules {
             .iter()
             .find(|(_, id)| *id == node)
             .map(|(name, _)| name.clone())
+    }
+}
+
+impl Rules {
+    /// Whether the operator killed either end.
+    fn denial(&self, request: &MessageRequest<'_>) -> Option<Denial> {
+        let names = |(node, agent): (NodeId, &AgentName)| match self.killed {
+            Killed::Nobody => false,
+            Killed::Agent(side, name) => node == id_of(side) && agent.as_str() == name,
+            Killed::Gateway(side) => node == id_of(side),
+        };
+        let code = match self.killed {
+            Killed::Gateway(_) => router::CUT_OFF,
+            _ => router::BLOCKED,
+        };
+        (names(request.src) || names(request.dst)).then(|| Denial {
+            code,
+            reason: format!("killed: {:?}", self.killed),
+            rule: None,
+            missing_grant: None,
+        })
     }
 }
 
