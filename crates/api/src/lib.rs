@@ -2,7 +2,7 @@
 //!
 //! HTTP and JSON over a unix socket or loopback TCP. Names are snake_case and stable. A request
 //! with a field that is not known here is refused, naming it; a client ignores such fields in
-//! answers. Every refusal is `{"error": {code, reason, hint?, missing_grant?}}`, whatever else is
+//! answers. Every refusal is `{"error": {code, reason, hint?, missing_grant?, cause?, rule?}}`, whatever else is
 //! beside it. The whole is described by [`OPENAPI`], which is served at `/v1/openapi.json`.
 #![forbid(unsafe_code)]
 

@@ -39,6 +39,9 @@ pub struct NodeStatus {
     pub expires_at: Option<Timestamp>,
     /// What keeps its agents from its keys.
     pub isolation: Isolation,
+    /// What the guards of a policy may demand of it, in the words of the policy file.
+    #[serde(default)]
+    pub enforces: Vec<String>,
 }
 
 /// What keeps agents from the node's files.

@@ -59,6 +59,8 @@ fn every_reference_of_the_document_leads_somewhere() {
 fn every_answer_is_valid_by_the_document() {
     let failure = Failure {
         missing_grant: Some(r#"{"src": ["agent:a@gw-a"]}"#.into()),
+        cause: Some("guard".into()),
+        rule: Some("g-size".into()),
         ..Failure::new("denied", "no grant").hint("ask the operator")
     };
     let reply = Reply {
@@ -219,6 +221,7 @@ fn status_has_the_words_that_were_promised() {
             tags: tag(),
             expires_at: Some(Timestamp(0)),
             isolation: Isolation::None,
+            enforces: vec!["rate".into()],
         },
         beacons: vec![BeaconStatus {
             address: "b.example.com:443".parse().expect("an address"),
@@ -277,7 +280,7 @@ fn status_has_the_words_that_were_promised() {
     );
     assert_eq!(
         keys(&status["node"]),
-        ["expires_at", "id", "isolation", "name", "tags"]
+        ["enforces", "expires_at", "id", "isolation", "name", "tags"]
     );
     assert_eq!(keys(&status["beacons"][0]), ["address", "rtt_ms", "state"]);
     assert_eq!(

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod bounded_clock;
 mod bundle;
 mod cbor;
 mod certificate;
@@ -26,6 +27,7 @@ mod trust;
 mod trust_log;
 
 pub use block::{Block, Exception};
+pub use bounded_clock::BoundedClock;
 pub use bundle::{PolicyBundle, RevocationSet, Revocations};
 pub use cbor::FormatError;
 pub use certificate::make_receipt;

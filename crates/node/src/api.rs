@@ -37,6 +37,7 @@ use crate::messages::Messages;
 use crate::state::StateDir;
 
 pub use listen::ApiError;
+pub(crate) use refused::denied;
 pub use serve::Api;
 
 /// What the API asks of the rest of the node.

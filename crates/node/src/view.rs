@@ -20,13 +20,13 @@ use tunnel::{FlowStatus, Link};
 use wire::peer::DirectoryEntry;
 
 use crate::agents::Agents;
-use crate::api::{Later, NodeView, PingTarget};
+use crate::api::{Later, NodeView, PingTarget, denied};
 use crate::control::{self, ControlInput, KillError};
 use crate::exchange::ExchangeCommand;
 use crate::links::BeaconLink;
 use crate::messages::Messages;
 use crate::plane::PlaneCommand;
-use crate::world::World;
+use crate::world::{ENFORCES, World};
 
 /// The node as the local API sees it.
 pub struct View {
@@ -158,6 +158,7 @@ impl View {
                 tags: me.map(|me| me.tags.clone()).unwrap_or_default(),
                 expires_at: status.expires_at.map(timestamp),
                 isolation,
+                enforces: ENFORCES.map(|feature| feature.as_str().into()).to_vec(),
             },
             beacons: self.links.borrow().iter().map(beacon_status).collect(),
             peers: peers.collect(),
@@ -316,9 +317,7 @@ impl View {
                 BLOCKED | CUT_OFF => BLOCKED,
                 _ => "denied",
             };
-            let mut failure = Failure::new(code, denial.reason);
-            failure.missing_grant = denial.missing_grant;
-            return Err(failure);
+            return Err(denied(code, &denial));
         }
         let there = if peer == world.node {
             Some(self.agents.named(&to.agent).is_some())

@@ -11,9 +11,10 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use identity::{
-    AgentName, IdentityPublic, MeshName, NodeId, NodeName, Order, Tag, UnixTime, UserName,
+    AgentName, BoundedClock, IdentityPublic, MeshName, NodeId, NodeName, Order, Tag, UnixTime,
+    UserName,
 };
-use policy::{Denial, MessageRequest, Policy, Verdict};
+use policy::{Denial, Feature, MessageRequest, Policy, Verdict};
 use router::Authority;
 
 pub use kills::Kills;
@@ -35,6 +36,8 @@ pub struct World {
     /// When the snapshot was made, by the clock that dates are judged by. The next one comes no
     /// later than the first date or hour of the policy that changes something.
     pub at: UnixTime,
+    /// What is believed of the clock of whoever asks later.
+    pub clock: BoundedClock,
     /// Whom the operator killed.
     pub kills: Kills,
 }
@@ -81,6 +84,7 @@ impl World {
             names: BTreeMap::new(),
             policy: None,
             at: UnixTime(0),
+            clock: BoundedClock::default(),
             kills: Kills::default(),
         }
     }
@@ -112,6 +116,39 @@ impl World {
         policy.is_some_and(|policy| policy.reachable((&from.0, from.1), (&to.0, to.1), self.at))
     }
 
+    /// By which time a question is judged that is asked at `now`: never an earlier one than that
+    /// of the snapshot, or what it closed would be open for whose clock is a moment behind.
+    fn time_of(&self, now: UnixTime) -> UnixTime {
+        self.clock.at(now).max(self.at)
+    }
+
+    /// Asks the policy, unless a kill says no.
+    fn judge(
+        &self,
+        request: &MessageRequest<'_>,
+        ask: impl FnOnce(&Policy, &MessageRequest<'_>) -> Verdict,
+    ) -> Verdict {
+        let killed = [request.src, request.dst]
+            .into_iter()
+            .find_map(|end| self.kills.denial(end));
+        if let Some(denial) = killed {
+            return Verdict::Denied(denial);
+        }
+        let request = MessageRequest {
+            at: self.time_of(request.at),
+            ..*request
+        };
+        match &self.policy {
+            Some(WorldPolicy { policy, .. }) => ask(policy, &request),
+            None => Verdict::Denied(Denial {
+                code: "no_policy",
+                reason: "this gateway has no policy yet, so nothing is allowed".into(),
+                rule: None,
+                missing_grant: None,
+            }),
+        }
+    }
+
     /// This gateway's own name, once it knows its membership.
     pub fn own_name(&self) -> Option<&NodeName> {
         self.members.get(&self.node).map(|member| &member.name)
@@ -120,21 +157,11 @@ impl World {
 
 impl Authority for World {
     fn authorize(&self, request: &MessageRequest<'_>) -> Verdict {
-        let killed = [request.src, request.dst]
-            .into_iter()
-            .find_map(|end| self.kills.denial(end));
-        if let Some(denial) = killed {
-            return Verdict::Denied(denial);
-        }
-        match &self.policy {
-            Some(WorldPolicy { policy, .. }) => policy.authorize(request),
-            None => Verdict::Denied(Denial {
-                code: "no_policy",
-                reason: "this gateway has no policy yet, so nothing is allowed".into(),
-                rule: None,
-                missing_grant: None,
-            }),
-        }
+        self.judge(request, Policy::authorize)
+    }
+
+    fn authorize_reply(&self, request: &MessageRequest<'_>) -> Verdict {
+        self.judge(request, Policy::authorize_reply)
     }
 
     fn has_policy(&self) -> bool {
@@ -154,6 +181,10 @@ impl Authority for World {
     }
 }
 
+/// What guards may demand of this program. The others are parsed and explained, deny what they are
+/// about, and are refused at a push, so that nobody believes in a guard that is not there.
+pub const ENFORCES: [Feature; 3] = [Feature::Rate, Feature::MaxBytes, Feature::DenyWindows];
+
 #[cfg(test)]
 mod tests {
     use policy::{Document, Node, Verb};
@@ -168,19 +199,10 @@ mod tests {
     fn world() -> World {
         let text =
             r#"{"grants": [{"src": ["*"], "dst": ["agent:*@*"], "msg": ["send", "request"]}]}"#;
-        let (document, _) = Document::parse("policy.hujson", text).expect("a policy");
         let mut world = World::alone(ANA, "home".parse().expect("a name"));
-        let mut nodes = Vec::new();
         for (node, name) in [(ANA, "gw-1"), (BOB, "gw-2")] {
             let name: NodeName = name.parse().expect("a name");
             let user: Option<UserName> = Some("ana@example.com".parse().expect("a user"));
-            nodes.push(Node {
-                id: node,
-                name: name.clone(),
-                user: user.clone(),
-                tags: Vec::new(),
-                addresses: Vec::new(),
-            });
             world.insert(WorldMember {
                 node,
                 name,
@@ -191,13 +213,23 @@ mod tests {
                 expires_at: UnixTime(u64::MAX),
             });
         }
+        set_policy(&mut world, text);
+        world
+    }
+
+    fn set_policy(world: &mut World, text: &str) {
+        let (document, _) = Document::parse("policy.hujson", text).expect("a policy");
+        let node = |member: &WorldMember| Node {
+            user: member.user.clone(),
+            ..Node::new(member.node, member.name.clone())
+        };
+        let nodes: Vec<Node> = world.members.values().map(node).collect();
         world.policy = Some(WorldPolicy {
             policy: Arc::new(Policy::compile(&document, &nodes)),
             order: Order::default(),
             signed_at: UnixTime(0),
             text: text.into(),
         });
-        world
     }
 
     fn name(text: &str) -> AgentName {
@@ -246,6 +278,31 @@ mod tests {
         assert!(!world.reachable((ANA, Some(&planner)), (BOB, &coder)));
         assert!(!world.reachable((BOB, Some(&coder)), (ANA, &planner)));
         assert!(world.reachable((BOB, None), (ANA, &planner)));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_the_snapshot_opens_nothing_again() {
+        let mut world = world();
+        let grant = r#"{"grants": [{"src": ["*"], "dst": ["agent:*@*"], "msg": ["request"],
+            "valid": {"notBefore": "2027-01-01T00:00:00Z", "notAfter": "2027-02-01T00:00:00Z"}}]}"#;
+        set_policy(&mut world, grant);
+        let [before, inside, after] = [1_798_000_000, 1_799_000_000, 1_802_000_000].map(UnixTime);
+        let verdict_at = |world: &World, at| {
+            let (from, to) = (name("planner"), name("coder"));
+            let request = MessageRequest {
+                src: (ANA, &from),
+                dst: (BOB, &to),
+                verb: Verb::Request,
+                at,
+                bytes: None,
+            };
+            world.authorize(&request).is_allowed()
+        };
+
+        let seen = [before, inside, after].map(|at| verdict_at(&world, at));
+        assert_eq!(seen, [false, true, false]);
+        world.at = after;
+        assert!(!verdict_at(&world, inside));
     }
 
     #[test]

@@ -77,13 +77,10 @@ impl Refused {
 
 impl From<&SendError> for Refused {
     fn from(error: &SendError) -> Self {
-        let reason = match error {
-            SendError::Refused(router::Refusal::Denied(denial)) => denial.reason.clone(),
-            other => other.to_string(),
-        };
-        let mut failure = Failure::new(error.code(), reason);
-        failure.missing_grant = error.missing_grant().map(str::to_owned);
-        Self::from_failure(failure)
+        Self::from_failure(match error {
+            SendError::Refused(router::Refusal::Denied(denial)) => denied(error.code(), denial),
+            other => Failure::new(error.code(), other.to_string()),
+        })
     }
 }
 
@@ -156,6 +153,16 @@ impl IntoResponse for Refused {
             _ => {}
         }
         response
+    }
+}
+
+/// A denial by this gateway's own policy, which its agents may hear in full.
+pub(crate) fn denied(code: &str, denial: &policy::Denial) -> Failure {
+    Failure {
+        missing_grant: denial.missing_grant.clone(),
+        cause: Some(router::cause_of(denial).to_owned()),
+        rule: denial.rule.as_ref().map(ToString::to_string),
+        ..Failure::new(code, denial.reason.clone())
     }
 }
 

@@ -6,6 +6,7 @@
 //! snapshots) and passed on (the gossip). **Invariant:** a beacon's silence, its lies about
 //! presence and its `Removed` take nothing away; only signed documents and the clock do.
 
+mod compiled;
 mod farewell;
 mod kill;
 mod spread;
@@ -18,11 +19,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use identity::{
-    Alarm, Block, Change, Digest, Heads, IdentityKey, NodeId, Order, Role, Standing, Trust,
-    TrustError, UnixTime, WireGuardPublic,
+    Alarm, Block, BoundedClock, Change, Digest, Heads, IdentityKey, NodeId, Order, Role, Standing,
+    Trust, TrustError, UnixTime, WireGuardPublic,
 };
 use net::link::Papers;
-use policy::Policy;
 use tunnel::PeerConfig;
 use wire::link::Refusal;
 use wire::map::{Cursor, Document, MapRequest, MapUpdate, PublishError};
@@ -32,6 +32,7 @@ use crate::control::Beacon;
 use crate::control::gossip::{self, CloneAlarm, Gossip, Kind};
 use crate::control::own::{Own, Wanted};
 use crate::world::World;
+use compiled::Compiled;
 use farewell::Farewell;
 
 pub use kill::Applied;
@@ -175,28 +176,24 @@ struct LinkView {
     presence: BTreeMap<NodeId, (bool, UnixTime)>,
 }
 
-/// A policy that was read and resolved, and for what.
-#[derive(Debug)]
-struct Compiled {
-    digest: Digest,
-    document: Option<policy::Document>,
-    members: Vec<(NodeId, Digest)>,
-    policy: Option<Arc<Policy>>,
-}
-
-/// What a world is made of: the policy, the revocations, and the membership of each gateway in good
-/// standing.
+/// What a world is made of: the policy, the revocations, the membership of each gateway in good
+/// standing, and whether the clock can be trusted.
 #[derive(Debug, PartialEq, Eq)]
 struct WorldKey {
     policy: Option<Digest>,
     revocations: Option<Digest>,
     members: Vec<(NodeId, Digest)>,
+    clock: BoundedClock,
+    clock_is_behind: bool,
 }
 
 /// What was last put out: only changes are.
 #[derive(Debug, Default)]
 struct Told {
     world: Option<WorldKey>,
+    /// The time of that world, and when dates in its policy make another one of it.
+    at: UnixTime,
+    change_at: Option<UnixTime>,
     peers: Option<Arc<Vec<PeerConfig>>>,
     beacons: Option<Arc<Vec<Beacon>>>,
     papers: Option<Papers>,
@@ -430,6 +427,9 @@ impl State {
         if self.farewell.handle_timeout(now.instant) {
             self.stale = true;
         }
+        if self.until_change().is_some_and(|left| left.is_zero()) {
+            self.stale = true;
+        }
         if now.instant >= self.tick_at {
             self.tick_at = now.instant + TICK;
             self.tick();
@@ -441,6 +441,7 @@ impl State {
         let deadlines = [
             self.gossip.deadline(),
             self.farewell.deadline(),
+            self.until_change().map(|left| self.now.instant + left),
             self.retry_at,
             Some(self.tick_at),
         ];
@@ -449,6 +450,15 @@ impl State {
             .flatten()
             .min()
             .unwrap_or(self.tick_at)
+    }
+
+    /// How long the policy means what it meant when the world was last told; dates have whole
+    /// seconds, so this is up to one too long.
+    fn until_change(&self) -> Option<Duration> {
+        let at = self.told.change_at?;
+        let left = at.0.saturating_sub(self.trust.clock(self.now.clock).0);
+        // A date may be in the year 9999; long before that another tick has looked.
+        Some(Duration::from_secs(left).min(TICK))
     }
 
     /// The snapshot is on disk: what follows from it may be activated.

@@ -304,9 +304,11 @@ fn dead() -> Row {
         other: "coder@gw-b".parse().expect("an address"),
         id: MessageId::new(5, [1; 10]),
         error: Failure {
-            code: "expired".into(),
-            reason: "late".into(),
+            code: "denied".into(),
+            reason: "guard g 1 lets at most 10 bytes pass".into(),
             missing_grant: None,
+            cause: Some("guard".into()),
+            rule: Some("g 1".into()),
         },
         at_ms: 7,
         content_type: "text/plain".into(),

@@ -282,6 +282,7 @@ impl NodeView for Played {
                     tags: Vec::new(),
                     expires_at: Some(Timestamp(0)),
                     isolation,
+                    enforces: vec!["rate".into()],
                 },
                 beacons: Vec::new(),
                 peers: Vec::new(),

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use identity::{Block, Digest, Member, NodeId, Role, Standing, UnixTime, WireGuardPublic};
 use net::link::Papers;
-use policy::Policy;
 use tunnel::PeerConfig;
 
-use super::{Compiled, Event, Output, State, Status, WorldKey};
+use super::{Event, Output, State, Status, WorldKey};
 use crate::control::Beacon;
 use crate::world::{Kills, World, WorldMember, WorldPolicy};
 
@@ -83,10 +82,16 @@ impl State {
             policy: self.trust.policy().map(|bundle| bundle.digest),
             revocations: self.trust.revocations().map(|held| held.digest),
             members: members.clone(),
+            clock: self.trust.bounded_clock(),
+            clock_is_behind: self.trust.clock_is_behind(clock),
         };
-        if self.told.world.as_ref() == Some(&key) {
+        let at = self.trust.clock(clock);
+        // A clock that was set back makes another world as well.
+        let same_hours = at >= self.told.at && self.told.change_at.is_none_or(|change| at < change);
+        if self.told.world.as_ref() == Some(&key) && same_hours {
             return;
         }
+        let clock_is_behind = key.clock_is_behind;
         let policy_is_news = self
             .told
             .world
@@ -103,19 +108,22 @@ impl State {
         {
             self.event(Event::Revocations(order));
         }
-        self.compile(&members);
+        self.compile(&members, clock_is_behind);
         let mut world = World::alone(self.me.node, self.trust.mesh_name().clone());
         for (node, _) in &members {
             if let Some(member) = self.trust.member(node).and_then(world_member) {
                 world.insert(member);
             }
         }
+        (world.at, world.clock) = (at, self.trust.bounded_clock());
         world.kills = self.kills();
         let bundle = self.trust.policy();
         let policy = self
             .compiled
             .as_ref()
             .and_then(|compiled| compiled.policy.clone());
+        self.told.at = at;
+        self.told.change_at = policy.as_ref().and_then(|policy| policy.next_change(at));
         if let (Some(bundle), Some(policy)) = (bundle, policy) {
             let (order, signed_at) = (bundle.order, bundle.signed_at);
             let text = bundle.text.as_str().into();
@@ -159,60 +167,6 @@ impl State {
             }
         }
         kills
-    }
-
-    /// Reads the policy where it is new, and resolves it for these members.
-    fn compile(&mut self, members: &[(NodeId, Digest)]) {
-        let Some(bundle) = self.trust.policy() else {
-            self.compiled = None;
-            return;
-        };
-        let known = self
-            .compiled
-            .take()
-            .filter(|compiled| compiled.digest == bundle.digest);
-        let mut compiled = match known {
-            Some(known) => known,
-            None => {
-                let document = match policy::Document::parse(POLICY_NAME, &bundle.text) {
-                    Ok((document, _)) => Some(document),
-                    Err(diagnostics) => {
-                        // Signed, and newer than this program: to go on with the older policy
-                        // would allow what was taken away.
-                        let why = diagnostics
-                            .first()
-                            .map(ToString::to_string)
-                            .unwrap_or_default();
-                        self.outputs
-                            .push_back(Output::Event(Event::PolicyUnreadable(why)));
-                        None
-                    }
-                };
-                let digest = bundle.digest;
-                Compiled {
-                    digest,
-                    document,
-                    members: Vec::new(),
-                    policy: None,
-                }
-            }
-        };
-        if compiled.members != members || compiled.policy.is_none() {
-            let nodes: Vec<policy::Node> = members
-                .iter()
-                .filter_map(|(node, _)| self.trust.member(node))
-                .map(|member| policy::Node {
-                    user: member.user.clone(),
-                    tags: member.tags.clone(),
-                    addresses: member.overlay.into_iter().map(Into::into).collect(),
-                    ..policy::Node::new(member.node, member.name.clone())
-                })
-                .collect();
-            let compile = |document| Arc::new(Policy::compile_for(document, &nodes, &self.me.node));
-            compiled.policy = compiled.document.as_ref().map(compile);
-            compiled.members = members.to_vec();
-        }
-        self.compiled = Some(compiled);
     }
 
     /// Everybody whom some grant joins to us, in good standing, with a record. Beacons never.
@@ -354,6 +308,3 @@ fn world_member(member: &Member) -> Option<WorldMember> {
         expires_at: member.expires_at,
     })
 }
-
-/// How the policy is called in what is said about it.
-const POLICY_NAME: &str = "policy.hujson";
