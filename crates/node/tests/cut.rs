@@ -115,6 +115,38 @@ fn a_killed_agent_is_in_no_decision_and_its_gateway_goes_on() {
 }
 
 #[test]
+fn a_kill_is_obeyed_though_the_disk_takes_nothing_and_a_lifted_one_is_not_yet_lifted() {
+    let (mut mesh, a, b, c) = three();
+    let mut gateway = in_session(&mut mesh, &a, &[&b, &c]);
+    let agent = |name: &str| name.parse().expect("a name");
+    let obeyed = |outputs: &[Output]| {
+        let now = world(outputs).expect("another world");
+        let coder = now.kills.denial((b.node, &agent("coder")));
+        (coder.is_some(), now.members.contains_key(&c.node))
+    };
+    let block: Block = "agent:coder@gw-b".parse().expect("a block");
+    let _ = mesh.operator.kill(block, NOW);
+    let set = mesh.operator.revoke(c.node, NOW);
+
+    let outputs = gateway.map_on_full_disk(mesh.beacon, Document::Revocations(set));
+    assert_eq!(obeyed(&outputs), (true, false));
+    assert_eq!(
+        told(&outputs, b.node),
+        [],
+        "nothing goes out that is not kept"
+    );
+    let outputs = gateway.pass(LAST_WORD * 4);
+    assert_eq!(obeyed(&outputs), (true, false));
+    assert_eq!(told(&outputs, b.node).len(), 1, "with the disk back");
+
+    let lifted = mesh.operator.lift(NOW.plus(LATER));
+    gateway.map(mesh.beacon, mesh.operator.trust_log());
+    gateway.map_on_full_disk(mesh.beacon, Document::Revocations(lifted));
+    let outputs = gateway.pass(LAST_WORD * 4);
+    assert_eq!(obeyed(&outputs), (false, true));
+}
+
+#[test]
 fn a_kill_brought_by_hand_is_kept_obeyed_and_passed_on() {
     let (mut mesh, a, b, c) = three();
     let mut gateway = in_session(&mut mesh, &a, &[&b, &c]);

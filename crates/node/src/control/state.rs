@@ -197,6 +197,7 @@ struct WorldKey {
 #[derive(Debug, Default)]
 struct Told {
     world: Option<WorldKey>,
+    snapshot: Option<Arc<World>>,
     peers: Option<Arc<Vec<PeerConfig>>>,
     beacons: Option<Arc<Vec<Beacon>>>,
     papers: Option<Papers>,
@@ -475,6 +476,15 @@ impl State {
                 self.outputs.push_front(Output::Peers(kept));
             }
         }
+        if let Some(world) = self.told.snapshot.clone()
+            && let Some(smaller) = self.without_the_killed(&world)
+        {
+            let smaller = Arc::new(smaller);
+            self.told.snapshot = Some(Arc::clone(&smaller));
+            // With the disk back it is made whole, whatever was told meanwhile.
+            self.told.world = None;
+            self.outputs.push_front(Output::World(smaller));
+        }
     }
 
     /// What the shell must do next.
@@ -484,7 +494,7 @@ impl State {
                 && self.now.instant < retry_at
             {
                 return match self.outputs.front() {
-                    Some(Output::Peers(_)) => self.outputs.pop_front(),
+                    Some(Output::Peers(_) | Output::World(_)) => self.outputs.pop_front(),
                     _ => None,
                 };
             }

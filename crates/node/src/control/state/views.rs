@@ -129,7 +129,26 @@ impl State {
                 self.event(Event::Policy(order));
             }
         }
-        self.outputs.push_back(Output::World(Arc::new(world)));
+        let world = Arc::new(world);
+        self.told.snapshot = Some(Arc::clone(&world));
+        self.outputs.push_back(Output::World(world));
+    }
+
+    /// The same world with everybody out whom the newest revocations name; `None` where it has no
+    /// such. For when they cannot be kept.
+    pub(super) fn without_the_killed(&self, world: &World) -> Option<World> {
+        let kills = self.kills();
+        if kills == world.kills {
+            return None;
+        }
+        let mut smaller = world.clone();
+        let gone = |node: &NodeId| kills.gateway(node).is_some();
+        smaller.members.retain(|node, _| !gone(node));
+        smaller.names.retain(|_, node| !gone(node));
+        smaller.kills = kills;
+        // What a newer set lifts is lifted when it is on disk.
+        smaller.kills.keep(&world.kills);
+        Some(smaller)
     }
 
     /// Whom the revocations name, in the terms of decisions: agents of members, and gateways that
