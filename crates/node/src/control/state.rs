@@ -6,6 +6,7 @@
 //! snapshots) and passed on (the gossip). **Invariant:** a beacon's silence, its lies about
 //! presence and its `Removed` take nothing away; only signed documents and the clock do.
 
+mod disk;
 mod farewell;
 mod kill;
 mod spread;
@@ -452,41 +453,6 @@ impl State {
             .unwrap_or(self.tick_at)
     }
 
-    /// The snapshot is on disk: what follows from it may be activated.
-    pub fn handle_persisted(&mut self) {
-        self.dirty = false;
-        self.retry_at = None;
-    }
-
-    /// The snapshot could not be written. News is not activated, but whoever lost its right to
-    /// talk to us loses it now: that much is safe without a disk.
-    pub fn handle_persist_failed(&mut self, now: Now) {
-        self.now = now;
-        self.retry_at = Some(now.instant + RETRY);
-        let allowed = self.peers();
-        if let Some(told) = &self.told.peers {
-            let kept: Vec<PeerConfig> = told
-                .iter()
-                .filter(|peer| allowed.iter().any(|other| other.node == peer.node))
-                .cloned()
-                .collect();
-            if kept.len() < told.len() {
-                let kept = Arc::new(kept);
-                self.told.peers = Some(Arc::clone(&kept));
-                self.outputs.push_front(Output::Peers(kept));
-            }
-        }
-        if let Some(world) = self.told.snapshot.clone()
-            && let Some(smaller) = self.without_the_killed(&world)
-        {
-            let smaller = Arc::new(smaller);
-            self.told.snapshot = Some(Arc::clone(&smaller));
-            // With the disk back it is made whole, whatever was told meanwhile.
-            self.told.world = None;
-            self.outputs.push_front(Output::World(smaller));
-        }
-    }
-
     /// What the shell must do next.
     pub fn poll_output(&mut self) -> Option<Output> {
         if self.dirty {
@@ -711,9 +677,6 @@ fn kind_of(document: &Document) -> Option<Kind> {
 
 /// How often dates are compared with the clock.
 const TICK: Duration = Duration::from_secs(30);
-
-/// A disk that failed is tried again so often.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// A beacon that is down for so long is no longer named first.
 const LOST: Duration = Duration::from_secs(60);

@@ -134,26 +134,9 @@ impl State {
         self.outputs.push_back(Output::World(world));
     }
 
-    /// The same world with everybody out whom the newest revocations name; `None` where it has no
-    /// such. For when they cannot be kept.
-    pub(super) fn without_the_killed(&self, world: &World) -> Option<World> {
-        let kills = self.kills();
-        if kills == world.kills {
-            return None;
-        }
-        let mut smaller = world.clone();
-        let gone = |node: &NodeId| kills.gateway(node).is_some();
-        smaller.members.retain(|node, _| !gone(node));
-        smaller.names.retain(|_, node| !gone(node));
-        smaller.kills = kills;
-        // What a newer set lifts is lifted when it is on disk.
-        smaller.kills.keep(&world.kills);
-        Some(smaller)
-    }
-
     /// Whom the revocations name, in the terms of decisions: agents of members, and gateways that
     /// are out.
-    fn kills(&self) -> Kills {
+    pub(super) fn kills(&self) -> Kills {
         let mut kills = Kills::default();
         let Some(held) = self.trust.revocations() else {
             return kills;
