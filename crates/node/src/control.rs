@@ -93,8 +93,8 @@ pub enum KillError {
     /// It is not believed.
     #[error("the kill file is refused")]
     Untrusted(#[source] TrustError),
-    /// It is believed, and kept in memory until the disk takes it.
-    #[error("the disk of this gateway does not take it; it is in force when it does")]
+    /// It is believed and obeyed, and not on disk: nobody else hears of it before that.
+    #[error("it is obeyed here, but the disk does not take it; it is told to others when it does")]
     NotKept,
 }
 

@@ -39,7 +39,11 @@ fn a_killed_gateway_is_out_of_the_world_at_once_and_hears_why() {
     assert_eq!(peers(&outputs), Some(vec![b.node]));
     assert_eq!(leaving(&outputs), Some(vec![c.node]));
     for peer in [b.node, c.node] {
-        assert_eq!(told(&outputs, peer), [set.clone()], "whole, not by heads");
+        assert_eq!(
+            told(&outputs, peer),
+            std::slice::from_ref(&set),
+            "whole, not by heads"
+        );
     }
 
     let outputs = gateway.pass(LAST_WORD);
@@ -115,6 +119,38 @@ fn a_killed_agent_is_in_no_decision_and_its_gateway_goes_on() {
 }
 
 #[test]
+fn a_kill_is_obeyed_though_the_disk_takes_nothing_and_a_lifted_one_is_not_yet_lifted() {
+    let (mut mesh, a, b, c) = three();
+    let mut gateway = in_session(&mut mesh, &a, &[&b, &c]);
+    let agent = |name: &str| name.parse().expect("a name");
+    let obeyed = |outputs: &[Output]| {
+        let now = world(outputs).expect("another world");
+        let coder = now.kills.denial((b.node, &agent("coder")));
+        (coder.is_some(), now.members.contains_key(&c.node))
+    };
+    let block: Block = "agent:coder@gw-b".parse().expect("a block");
+    let _ = mesh.operator.kill(block, NOW);
+    let set = mesh.operator.revoke(c.node, NOW);
+
+    let outputs = gateway.map_on_full_disk(mesh.beacon, Document::Revocations(set));
+    assert_eq!(obeyed(&outputs), (true, false));
+    assert_eq!(
+        told(&outputs, b.node),
+        [],
+        "nothing goes out that is not kept"
+    );
+    let outputs = gateway.pass(LAST_WORD * 4);
+    assert_eq!(obeyed(&outputs), (true, false));
+    assert_eq!(told(&outputs, b.node).len(), 1, "with the disk back");
+
+    let lifted = mesh.operator.lift(NOW.plus(LATER));
+    gateway.map(mesh.beacon, mesh.operator.trust_log());
+    gateway.map_on_full_disk(mesh.beacon, Document::Revocations(lifted));
+    let outputs = gateway.pass(LAST_WORD * 4);
+    assert_eq!(obeyed(&outputs), (false, true));
+}
+
+#[test]
 fn a_kill_brought_by_hand_is_kept_obeyed_and_passed_on() {
     let (mut mesh, a, b, c) = three();
     let mut gateway = in_session(&mut mesh, &a, &[&b, &c]);
@@ -132,7 +168,7 @@ fn a_kill_brought_by_hand_is_kept_obeyed_and_passed_on() {
         (Change::Newer, 2, 1)
     );
     assert_eq!(peers(&outputs), Some(vec![b.node]));
-    assert_eq!(told(&outputs, b.node), [set.clone()]);
+    assert_eq!(told(&outputs, b.node), std::slice::from_ref(&set));
     assert!(published(&outputs).contains(&set));
 
     let again = gateway.state.handle_kill(&file, now).expect("believed");
@@ -250,12 +286,12 @@ fn a_kill_of_everyone_passes_through_those_whom_it_kills() {
     let now = first.now();
     first.state.handle_kill(&file, now).expect("believed");
     let outputs = first.drain();
-    assert_eq!(told(&outputs, b.node), [set.clone()]);
+    assert_eq!(told(&outputs, b.node), std::slice::from_ref(&set));
     assert!(ended(&outputs), "itself too");
 
     let outputs = hear(&mut middle, a.node, &set);
     assert!(ended(&outputs));
-    assert_eq!(told(&outputs, c.node), [set.clone()]);
+    assert_eq!(told(&outputs, c.node), std::slice::from_ref(&set));
     let mut both = vec![a.node, c.node];
     both.sort();
     assert_eq!(leaving(&outputs), Some(both));

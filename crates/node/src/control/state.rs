@@ -7,6 +7,7 @@
 //! presence and its `Removed` take nothing away; only signed documents and the clock do.
 
 mod compiled;
+mod disk;
 mod farewell;
 mod kill;
 mod spread;
@@ -194,6 +195,7 @@ struct Told {
     /// The time of that world, and when dates in its policy make another one of it.
     at: UnixTime,
     change_at: Option<UnixTime>,
+    snapshot: Option<Arc<World>>,
     peers: Option<Arc<Vec<PeerConfig>>>,
     beacons: Option<Arc<Vec<Beacon>>>,
     papers: Option<Papers>,
@@ -441,7 +443,10 @@ impl State {
         let deadlines = [
             self.gossip.deadline(),
             self.farewell.deadline(),
-            self.until_change().map(|left| self.now.instant + left),
+            // Where it is known already, it waits for the disk.
+            self.until_change()
+                .filter(|_| !self.stale)
+                .map(|left| self.now.instant + left),
             self.retry_at,
             Some(self.tick_at),
         ];
@@ -461,32 +466,6 @@ impl State {
         Some(Duration::from_secs(left).min(TICK))
     }
 
-    /// The snapshot is on disk: what follows from it may be activated.
-    pub fn handle_persisted(&mut self) {
-        self.dirty = false;
-        self.retry_at = None;
-    }
-
-    /// The snapshot could not be written. News is not activated, but whoever lost its right to
-    /// talk to us loses it now: that much is safe without a disk.
-    pub fn handle_persist_failed(&mut self, now: Now) {
-        self.now = now;
-        self.retry_at = Some(now.instant + RETRY);
-        let allowed = self.peers();
-        if let Some(told) = &self.told.peers {
-            let kept: Vec<PeerConfig> = told
-                .iter()
-                .filter(|peer| allowed.iter().any(|other| other.node == peer.node))
-                .cloned()
-                .collect();
-            if kept.len() < told.len() {
-                let kept = Arc::new(kept);
-                self.told.peers = Some(Arc::clone(&kept));
-                self.outputs.push_front(Output::Peers(kept));
-            }
-        }
-    }
-
     /// What the shell must do next.
     pub fn poll_output(&mut self) -> Option<Output> {
         if self.dirty {
@@ -494,7 +473,7 @@ impl State {
                 && self.now.instant < retry_at
             {
                 return match self.outputs.front() {
-                    Some(Output::Peers(_)) => self.outputs.pop_front(),
+                    Some(Output::Peers(_) | Output::World(_)) => self.outputs.pop_front(),
                     _ => None,
                 };
             }
@@ -711,9 +690,6 @@ fn kind_of(document: &Document) -> Option<Kind> {
 
 /// How often dates are compared with the clock.
 const TICK: Duration = Duration::from_secs(30);
-
-/// A disk that failed is tried again so often.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// A beacon that is down for so long is no longer named first.
 const LOST: Duration = Duration::from_secs(60);

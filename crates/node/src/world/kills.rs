@@ -7,14 +7,14 @@ use policy::Denial;
 use router::{BLOCKED, CUT_OFF};
 
 /// Killed agents of members, and the gateways that are no members any more.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kills {
     /// With the block that names each.
     agents: BTreeMap<NodeId, BTreeMap<AgentName, Block>>,
     gateways: BTreeMap<NodeId, Gateway>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Gateway {
     name: NodeName,
     by: String,
@@ -32,6 +32,19 @@ impl Kills {
     pub fn add_gateway(&mut self, node: NodeId, name: NodeName, by: &str) {
         let by = by.to_owned();
         self.gateways.insert(node, Gateway { name, by });
+    }
+
+    /// Adds all of the other.
+    pub fn keep(&mut self, other: &Self) {
+        for (node, agents) in &other.agents {
+            let mine = self.agents.entry(*node).or_default();
+            let agents = agents.iter();
+            mine.extend(agents.map(|(agent, block)| (agent.clone(), block.clone())));
+        }
+        for (node, gateway) in &other.gateways {
+            let mine = self.gateways.entry(*node);
+            mine.or_insert_with(|| gateway.clone());
+        }
     }
 
     /// Why nothing passes from or to this agent, if it was killed or its gateway cut off.

@@ -146,6 +146,17 @@ impl Gateway {
         self.tell(beacon, MapUpdate::Document(document))
     }
 
+    /// The same, and the disk fails once.
+    pub fn map_on_full_disk(&mut self, beacon: NodeId, document: Document) -> Vec<Output> {
+        let now = self.now();
+        self.state
+            .handle_map(beacon, MapUpdate::Document(document), now);
+        let first = self.state.poll_output();
+        assert!(matches!(first, Some(Output::Persist(_))), "{first:?}");
+        self.state.handle_persist_failed(now);
+        std::iter::from_fn(|| self.state.poll_output()).collect()
+    }
+
     pub fn tell(&mut self, beacon: NodeId, update: MapUpdate) -> Vec<Output> {
         let now = self.now();
         self.state.handle_map(beacon, update, now);

@@ -50,11 +50,6 @@ impl State {
                 .count(),
         })
     }
-
-    /// Whether everything that was accepted is on disk.
-    pub fn is_kept(&self) -> bool {
-        !self.dirty
-    }
 }
 
 /// An older trust log is no fault: what counts is whether the set verifies by the newest.

@@ -137,12 +137,14 @@ impl State {
                 self.event(Event::Policy(order));
             }
         }
-        self.outputs.push_back(Output::World(Arc::new(world)));
+        let world = Arc::new(world);
+        self.told.snapshot = Some(Arc::clone(&world));
+        self.outputs.push_back(Output::World(world));
     }
 
     /// Whom the revocations name, in the terms of decisions: agents of members, and gateways that
     /// are out.
-    fn kills(&self) -> Kills {
+    pub(super) fn kills(&self) -> Kills {
         let mut kills = Kills::default();
         let Some(held) = self.trust.revocations() else {
             return kills;
