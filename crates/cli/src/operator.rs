@@ -4,8 +4,10 @@
 mod files;
 mod first_policy;
 mod groups;
+mod history;
 mod kill;
 mod membership;
+mod policies;
 mod push;
 
 use std::io::IsTerminal;
@@ -24,7 +26,9 @@ use crate::output::note;
 use files::OperatorFiles;
 use first_policy::first_policy;
 
+pub use history::{SignedPolicy, version};
 pub use kill::{KillArgs, kill};
+pub use policies::{Standing, history, push_policy, signed_text, standing};
 
 /// Make a mesh: a sealed root key, role keys, a first policy.hujson with tests; claim its first
 /// beacon. Shows the recovery code once.
@@ -232,7 +236,7 @@ pub fn root(args: RootArgs, context: &Context) -> Result<(), Failure> {
     match role {
         KeyRole::Policy => {
             if let Some(text) = policy {
-                sign_policy(&mut files, &text, now)?;
+                policies::sign_policy(&mut files, &text, now)?;
             }
         }
         KeyRole::Revoker => {
@@ -266,8 +270,11 @@ pub fn gateways(context: &Context) -> Result<Vec<policy::Node>, Failure> {
     if !path.join("trust.cbor").exists() {
         return Ok(Vec::new());
     }
-    let files = OperatorFiles::open_in(&path)?;
-    let (mesh, now) = (files.trust.mesh(), now());
+    Ok(gateways_of(&OperatorFiles::open_in(&path)?, now()))
+}
+
+fn gateways_of(files: &OperatorFiles, now: UnixTime) -> Vec<policy::Node> {
+    let mesh = files.trust.mesh();
     let living = files
         .ledger
         .issued()
@@ -278,53 +285,7 @@ pub fn gateways(context: &Context) -> Result<Vec<policy::Node>, Failure> {
         addresses: vec![identity::overlay_address(&mesh, &issued.node).into()],
         ..policy::Node::new(issued.node, issued.name.clone())
     });
-    Ok(nodes.collect())
-}
-
-/// Signs a policy whose tests passed, and gives it to every beacon with everything else.
-pub fn push_policy(context: &Context, text: String) -> Result<(), Failure> {
-    let mut files = OperatorFiles::open(context)?;
-    let now = now();
-    // The same text again keeps its version: a push is also how a claim is redeemed, and how what
-    // one beacon missed is brought to it.
-    if files
-        .trust
-        .policy()
-        .is_none_or(|policy| policy.text != text)
-    {
-        sign_policy(&mut files, &text, now)?;
-        files.save()?;
-    }
-    let pushed = push::push(&mut files, context)?;
-    let order = files
-        .trust
-        .policy()
-        .map(|policy| policy.order)
-        .unwrap_or_default();
-    let version = format!("{}.{}", order.epoch, order.version);
-    match context.json {
-        true => context.output().object(&json!({
-            "version": version,
-            "stored_by": pushed.stored,
-            "failed": pushed.failed.iter().map(|(address, _)| address).collect::<Vec<_>>(),
-        })),
-        false => context.output().line(format!(
-            "policy {version} is stored by {}",
-            pushed.stored.join(", ")
-        )),
-    }
-}
-
-fn sign_policy(files: &mut OperatorFiles, text: &str, now: UnixTime) -> Result<(), Failure> {
-    let key = files.role(KeyRole::Policy)?;
-    let bytes = key
-        .sign_policy(text, files.trust.policy(), &files.trust.mesh(), now)
-        .map_err(membership::refused)?;
-    files
-        .trust
-        .accept_policy(&bytes, now)
-        .map_err(|error| Failure::failed(format!("the policy does not hold: {error}")))?;
-    Ok(())
+    nodes.collect()
 }
 
 /// How long a membership is good unless asked otherwise (identity.md §3).

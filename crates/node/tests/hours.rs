@@ -98,6 +98,7 @@ fn a_clock_that_was_ahead_and_is_set_right_judges_by_the_right_time() {
     let policy = mesh.operator.policy(&between(0, 1), NOW);
     let mut gateway = mesh.settled_under(&a, &[&b], policy);
 
+    assert_eq!(peers(&gateway.pass(SECOND * 30)), Some(vec![b.node]));
     gateway.clock = NOW.plus(DAY * 2);
     assert_eq!(peers(&gateway.pass(SECOND * 30)), Some(Vec::new()));
     gateway.clock = NOW.plus(SECOND * 60);
@@ -147,4 +148,34 @@ fn a_policy_that_followed_its_members_equals_one_that_is_made_anew() {
         .iter()
         .filter(|dst| may_send(&followed, me.node, dst.node, NOW));
     assert_eq!(allowed.count(), 11, "itself too, and not whom it revoked");
+}
+
+#[test]
+fn a_window_that_closes_while_the_disk_takes_nothing_is_waited_for_in_peace() {
+    let mut mesh = Mesh::new();
+    let (a, b) = mesh.two();
+    let policy = mesh.operator.policy(&between(0, 1), NOW);
+    let mut gateway = mesh.settled_under(&a, &[&b], policy);
+    gateway.pass(DAY);
+    let renewed = mesh.operator.policy(&between(0, 2), gateway.clock);
+
+    gateway.map_on_full_disk(mesh.beacon, Document::Policy(renewed));
+    gateway.at += ODD;
+    gateway.clock = gateway.clock.plus(ODD);
+    for _ in 0..3 {
+        let now = gateway.now();
+        gateway.state.handle_timeout(now);
+        if gateway.state.poll_output().is_some() {
+            gateway.state.handle_persist_failed(now);
+        }
+        while gateway.state.poll_output().is_some() {}
+        assert!(gateway.state.deadline() > now.instant, "no hot loop");
+    }
+
+    let outputs = gateway.pass(SECOND * 2);
+    let open = world(&outputs).expect("another world");
+    assert!(
+        may_send(&open, b.node, a.node, gateway.clock),
+        "the newer policy"
+    );
 }

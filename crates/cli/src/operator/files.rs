@@ -10,6 +10,7 @@
 //! | `owner.json` | who `init --user` said the operator is |
 //! | `kill.txt` | the kills that no beacon took, for `crabmesh kill --apply` |
 //! | `policy.hujson` | the policy as people edit it |
+//! | `history.json`, `policy.EPOCH.VERSION.hujson` | the policies that were signed here |
 //!
 //! The directory is 0700, the files 0600, each replaced whole. **Invariant:** a serial is on disk
 //! before what it numbers leaves this machine, and a new role key before the log that names it.
@@ -30,7 +31,7 @@ use crate::failure::Failure;
 
 /// The operator's state, held by one process.
 pub struct OperatorFiles {
-    dir: StateDir,
+    pub(super) dir: StateDir,
     _lock: StateLock,
     /// What this machine believes.
     pub trust: Trust,
