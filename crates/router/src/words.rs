@@ -269,7 +269,7 @@ impl Failure {
             ),
             Nack::Blocked => (
                 BLOCKED,
-                "the operator stopped one of the two agents or its gateway",
+                "the operator killed or blocked one of the two agents or its gateway",
             ),
             Nack::Throttled { .. } => (
                 "throttled",

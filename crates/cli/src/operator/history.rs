@@ -181,7 +181,8 @@ mod tests {
         let names = std::fs::read_dir(&path).expect("a directory");
         let texts = names.filter(|it| {
             let name = it.as_ref().expect("an entry").file_name();
-            name.to_string_lossy().starts_with("policy.1.")
+            let name = name.to_string_lossy();
+            name.starts_with("policy.1.") && name.ends_with(".hujson")
         });
         assert_eq!(texts.count(), MOST);
     }
