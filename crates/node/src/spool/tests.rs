@@ -297,6 +297,30 @@ fn known() -> Row {
     }))
 }
 
+/// A failure as the first version wrote it, and as every version does.
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct FirstFailure {
+    code: String,
+    reason: String,
+    missing_grant: Option<String>,
+}
+
+#[test]
+fn a_failure_of_the_first_version_reads_as_it_was_written() {
+    let written = FirstFailure {
+        code: "denied".into(),
+        reason: "no grant".into(),
+        missing_grant: Some("{}".into()),
+    };
+    let bytes = postcard::to_allocvec(&written).expect("encoded");
+
+    let read: Failure = postcard::from_bytes(&bytes).expect("decoded");
+
+    assert_eq!((&*read.code, &*read.reason), ("denied", "no grant"));
+    assert_eq!((read.cause, read.rule), (None, None));
+    assert_eq!(read.missing_grant.as_deref(), Some("{}"));
+}
+
 fn dead() -> Row {
     Row::Dead(DeadRow {
         instance: InstanceId([1; 16]),

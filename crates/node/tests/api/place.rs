@@ -395,5 +395,9 @@ const POLICY: &str = r#"{
   "tagOwners": {"tag:gateway": ["ana@example.com"]},
   "grants": [
     {"src": ["agent:planner@tag:gateway"], "dst": ["agent:coder@tag:gateway"], "msg": ["send", "request"]},
+    {"src": ["agent:planner@tag:gateway"], "dst": ["agent:narrow@tag:gateway"], "msg": ["send", "request"]},
+  ],
+  "guards": [
+    {"id": "g-narrow", "src": ["agent:*@*"], "dst": ["agent:narrow@*"], "maxBytes": "10", "rate": {"limit": "1/h"}},
   ],
 }"#;
