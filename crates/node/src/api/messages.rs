@@ -408,9 +408,9 @@ fn failure(failure: router::Failure) -> api::Failure {
         code: failure.code.into(),
         reason: failure.reason.into(),
         hint: None,
-        missing_grant: failure.missing_grant.map(Into::into),
-        cause: failure.cause.map(Into::into),
-        rule: failure.rule.map(Into::into),
+        missing_grant: failure.missing_grant,
+        cause: failure.cause,
+        rule: failure.rule,
     }
 }
 

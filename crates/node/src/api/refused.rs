@@ -13,7 +13,8 @@ use crate::messages::SendError;
 #[derive(Debug)]
 pub(super) struct Refused {
     status: StatusCode,
-    failure: Failure,
+    /// In a box, as every call may end so.
+    failure: Box<Failure>,
     message: Option<(MessageId, State)>,
 }
 
@@ -21,7 +22,7 @@ impl Refused {
     pub(super) fn new(status: StatusCode, code: &str, reason: impl Into<String>) -> Self {
         Self {
             status,
-            failure: Failure::new(code, reason),
+            failure: Box::new(Failure::new(code, reason)),
             message: None,
         }
     }
@@ -50,13 +51,13 @@ impl Refused {
     pub(super) fn from_failure(failure: Failure) -> Self {
         Self {
             status: status_of(&failure.code),
-            failure,
+            failure: Box::new(failure),
             message: None,
         }
     }
 
     pub(super) fn hint(mut self, hint: &str) -> Self {
-        self.failure = self.failure.hint(hint);
+        self.failure.hint = Some(hint.to_owned());
         self
     }
 
@@ -116,7 +117,7 @@ impl From<AgentsError> for Refused {
 
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
-        refused.failure
+        *refused.failure
     }
 }
 
@@ -131,14 +132,14 @@ impl IntoResponse for Refused {
                         id,
                         state,
                         reply: None,
-                        error: Some(self.failure),
+                        error: Some(*self.failure),
                     },
                 )
             }
             None => json(
                 self.status,
                 &ErrorAnswer {
-                    error: self.failure,
+                    error: *self.failure,
                 },
             ),
         };
@@ -159,9 +160,9 @@ impl IntoResponse for Refused {
 /// A denial by this gateway's own policy, which its agents may hear in full.
 pub(crate) fn denied(code: &str, denial: &policy::Denial) -> Failure {
     Failure {
-        missing_grant: denial.missing_grant.clone(),
-        cause: Some(router::cause_of(denial).to_owned()),
-        rule: denial.rule.as_ref().map(ToString::to_string),
+        missing_grant: denial.missing_grant.as_deref().map(Into::into),
+        cause: Some(router::cause_of(denial).into()),
+        rule: denial.rule.as_ref().map(|rule| rule.as_str().into()),
         ..Failure::new(code, denial.reason.clone())
     }
 }
