@@ -1174,3 +1174,36 @@ fn a_hostile_answer_is_too_long_for_its_receiver_as_well() {
     assert!(pair.bodies(A).is_empty());
     assert_ne!(pair.state(ask), State::Done);
 }
+
+#[test]
+fn a_window_that_closed_cuts_what_waits_and_what_is_open_with_the_next_snapshot() {
+    let mut pair = Pair::new();
+    // Ten seconds after the clock of these two begins.
+    let text = r#"{"grants": [{"src": ["*"], "dst": ["agent:*@*"], "msg": ["send", "request"],
+        "valid": {"notAfter": "2026-11-18T11:06:50Z"}}]}"#;
+    let hours = rules(Some(text), &[]);
+    [A, B]
+        .into_iter()
+        .for_each(|side| pair.set_rules(side, hours.clone()));
+    let open = pair.ask("open");
+    pair.settle();
+    pair.disconnect();
+    let queued = pair.tell("queued");
+    pair.settle();
+
+    pair.pass(SECOND * 9);
+    pair.set_rules(A, hours.clone());
+    assert_eq!(pair.state(queued), State::Accepted, "still inside");
+    pair.pass(SECOND);
+    pair.set_rules(A, hours.clone());
+
+    for id in [open, queued] {
+        let error = pair.status(id).error.expect("a named end");
+        assert_eq!(
+            (pair.state(id), error.cause.as_deref()),
+            (State::Denied, Some("no_grant"))
+        );
+    }
+    pair.set_rules(B, hours);
+    assert!(pair.bodies(B).is_empty(), "nor is it shown there");
+}
