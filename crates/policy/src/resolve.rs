@@ -6,6 +6,7 @@
 
 mod matcher;
 mod nodes;
+mod quick;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use identity::{NodeId, NodeName, UserName};
 
 pub(crate) use self::matcher::Matcher;
 use self::nodes::Nodes;
+pub(crate) use self::quick::Way;
 pub(crate) use self::rules::{
     Addresses, End, Posture, ResolvedBlock, ResolvedGuard, ResolvedRule, Rules, ends_in,
 };
@@ -36,6 +38,9 @@ pub(crate) struct Resolved {
 struct Local {
     id: NodeId,
     class: Arc<Class>,
+    /// What every gateway may send here, and what this one may send to every other.
+    to_all: Box<[Way]>,
+    from_all: Box<[Way]>,
 }
 
 /// One node.
@@ -69,24 +74,16 @@ pub(crate) struct Class {
     guard_src: Box<[u32]>,
     guard_dst: Box<[u32]>,
     blocks: Box<[u32]>,
-    /// The rules for messages to the local gateway, and from it.
-    to_local: Box<[u32]>,
-    from_local: Box<[u32]>,
+    /// The ways for messages to the local gateway, and from it, beside those that are everybody's.
+    to_local: Box<[Way]>,
+    from_local: Box<[Way]>,
 }
 
 impl Resolved {
     pub fn new(document: &Document, nodes: &[Node], local: Option<&NodeId>) -> Self {
         let rules = Arc::new(Rules::new(document));
         let local = local.and_then(|id| nodes.iter().find(|node| node.id == *id));
-        let local = local.map(|node| Local {
-            id: node.id,
-            class: Arc::new(Class::new(
-                &rules,
-                rules.matcher.selectors_of(node),
-                None,
-                0,
-            )),
-        });
+        let local = local.map(|node| Local::new(&rules, node));
         let mut resolved = Self {
             rules,
             nodes: Nodes::default(),
@@ -168,16 +165,20 @@ impl Resolved {
         src: &'a Place,
         dst: &'a Place,
     ) -> impl Iterator<Item = &'a ResolvedRule> {
-        // Made beforehand where the local gateway is an end.
-        let (made, rest) = match &self.local {
-            Some(local) if local.id == dst.facts.id => (Some(&*src.class.to_local), None),
-            Some(local) if local.id == src.facts.id => (Some(&*dst.class.from_local), None),
-            _ => (None, Some(common(&src.class.src, &dst.class.dst))),
-        };
-        let made = made.into_iter().flatten().copied();
-        made.chain(rest.into_iter().flatten())
+        common(&src.class.src, &dst.class.dst)
             .map(|index| self.rules.rule(index))
             .filter(|rule| rule.is_for_messages())
+    }
+
+    /// The ways for messages between two nodes of which one is the local gateway, in two parts, each
+    /// in file order; none where neither is.
+    pub fn ways<'a>(&'a self, src: &'a Place, dst: &'a Place) -> Option<[&'a [Way]; 2]> {
+        let local = self.local.as_ref()?;
+        if local.id == dst.facts.id {
+            return Some([&local.to_all, &src.class.to_local]);
+        }
+        let is_sender = local.id == src.facts.id;
+        is_sender.then_some([&*local.from_all, &*dst.class.from_local])
     }
 
     /// The rules that may let packets from `src` to `dst`, in file order.
@@ -228,6 +229,32 @@ impl Resolved {
     }
 }
 
+impl Local {
+    fn new(rules: &Rules, node: &Node) -> Self {
+        let class = Class::new(rules, rules.matcher.selectors_of(node), None, 0);
+        let (mut to_all, mut from_all) = (Vec::new(), Vec::new());
+        for index in class.dst.iter().copied() {
+            let rule = rules.rule(index);
+            if rule.postures.is_empty() && !rule.msg.is_empty() {
+                let src = |end: &End| end.is_every;
+                Way::of_rule(rules, index, src, |end| end.is_of(&class), &mut to_all);
+            }
+        }
+        for index in class.src.iter().copied() {
+            if Way::is_open(rules.rule(index), &class) {
+                let dst = |end: &End| end.is_every;
+                Way::of_rule(rules, index, |end| end.is_of(&class), dst, &mut from_all);
+            }
+        }
+        Self {
+            id: node.id,
+            class: Arc::new(class),
+            to_all: to_all.into(),
+            from_all: from_all.into(),
+        }
+    }
+}
+
 impl Place {
     pub fn new(node: &Node, class: Arc<Class>) -> Self {
         let facts = Facts {
@@ -270,11 +297,37 @@ impl Class {
             ..Self::default()
         };
         if let Some(local) = local {
-            let messages = |index: &u32| rules.rule(*index).is_for_messages();
-            class.to_local = common(&class.src, &local.dst).filter(messages).collect();
-            class.from_local = common(&local.src, &class.dst).filter(messages).collect();
+            class.to_local = class.ways_to(rules, local);
+            class.from_local = class.ways_from(rules, local);
         }
         class
+    }
+
+    /// The ways from this class to the local gateway's that are not everybody's. What asks for a
+    /// posture is nobody's but of those who meet it.
+    fn ways_to(&self, rules: &Rules, local: &Self) -> Box<[Way]> {
+        let mut ways = Vec::new();
+        for index in common(&self.src, &local.dst) {
+            let rule = rules.rule(index);
+            if Way::is_open(rule, self) {
+                let everybody = rule.postures.is_empty();
+                let src = |end: &End| end.is_of(self) && !(everybody && end.is_every);
+                Way::of_rule(rules, index, src, |end| end.is_of(local), &mut ways);
+            }
+        }
+        ways.into()
+    }
+
+    /// The ways from the local gateway's class to this one that do not lead everywhere.
+    fn ways_from(&self, rules: &Rules, local: &Self) -> Box<[Way]> {
+        let mut ways = Vec::new();
+        for index in common(&local.src, &self.dst) {
+            if Way::is_open(rules.rule(index), local) {
+                let dst = |end: &End| end.is_of(self) && !end.is_every;
+                Way::of_rule(rules, index, |end| end.is_of(local), dst, &mut ways);
+            }
+        }
+        ways.into()
     }
 
     /// Whether a selector of the file matches.
