@@ -48,6 +48,16 @@ struct Local {
 pub(crate) struct Place {
     pub class: Arc<Class>,
     pub facts: Arc<Facts>,
+    has: Has,
+}
+
+/// What a class has at all, beside the pointer to it: most nodes of a large mesh have nothing to do
+/// with the local gateway, and to find that out must not cost a look at their class.
+#[derive(Clone, Copy, Debug, Default)]
+struct Has {
+    ways_to_local: bool,
+    ways_from_local: bool,
+    blocks: bool,
 }
 
 /// What is told of a node, and what only its own user's rules ask.
@@ -128,11 +138,11 @@ impl Resolved {
             stands_for: Some(selector.into()),
             addresses: place.facts.addresses.clone(),
         };
-        let class = place.class.clone();
-        self.nodes.insert(Place {
-            class,
+        let place = Place {
             facts: Arc::new(facts),
-        });
+            ..place.clone()
+        };
+        self.nodes.insert(place);
     }
 
     fn new_class(&mut self, selectors: Box<[u32]>) -> Arc<Class> {
@@ -175,10 +185,12 @@ impl Resolved {
     pub fn ways<'a>(&'a self, src: &'a Place, dst: &'a Place) -> Option<[&'a [Way]; 2]> {
         let local = self.local.as_ref()?;
         if local.id == dst.facts.id {
-            return Some([&local.to_all, &src.class.to_local]);
+            let own = src.has.ways_to_local.then(|| &*src.class.to_local);
+            return Some([&local.to_all, own.unwrap_or_default()]);
         }
+        let own = || dst.has.ways_from_local.then(|| &*dst.class.from_local);
         let is_sender = local.id == src.facts.id;
-        is_sender.then_some([&*local.from_all, &*dst.class.from_local])
+        is_sender.then(|| [&*local.from_all, own().unwrap_or_default()])
     }
 
     /// The rules that may let packets from `src` to `dst`, in file order.
@@ -221,10 +233,10 @@ impl Resolved {
 
     /// The blocks that may be about a node or its agents, in file order.
     pub fn blocks_of<'a>(&'a self, place: &'a Place) -> impl Iterator<Item = &'a ResolvedBlock> {
-        place
-            .class
-            .blocks
-            .iter()
+        let blocks = place.has.blocks.then(|| place.class.blocks.iter());
+        blocks
+            .into_iter()
+            .flatten()
             .map(|index| self.rules.block(*index))
     }
 }
@@ -265,6 +277,7 @@ impl Place {
             addresses: node.addresses.as_slice().into(),
         };
         Self {
+            has: class.has_at_all(),
             class,
             facts: Arc::new(facts),
         }
@@ -328,6 +341,14 @@ impl Class {
             }
         }
         ways.into()
+    }
+
+    fn has_at_all(&self) -> Has {
+        Has {
+            ways_to_local: !self.to_local.is_empty(),
+            ways_from_local: !self.from_local.is_empty(),
+            blocks: !self.blocks.is_empty(),
+        }
     }
 
     /// Whether a selector of the file matches.
