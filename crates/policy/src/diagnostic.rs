@@ -218,8 +218,8 @@ impl Default for Hints {
     }
 }
 
-/// As many as mistakes are shown.
-const MAX_HINTS: u32 = 100;
+/// Whoever has corrected so many reads the file again.
+const MAX_HINTS: u32 = 20;
 
 /// The candidate that was probably meant, for a "did you mean".
 pub(crate) fn nearest<'a>(
@@ -233,21 +233,29 @@ pub(crate) fn nearest<'a>(
     let lower = word.to_ascii_lowercase();
     candidates
         .into_iter()
-        .filter(|candidate| candidate.len() <= 64)
+        // The distance is at least the difference of the lengths.
+        .filter(|candidate| candidate.len().abs_diff(lower.len()) <= bound(candidate))
         .map(|candidate| (distance(&lower, &candidate.to_ascii_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
+        .filter(|(distance, candidate)| *distance <= bound(candidate))
         .min()
         .map(|(_, candidate)| candidate)
+}
+
+/// How many typing mistakes a word may have.
+fn bound(word: &str) -> usize {
+    (word.len() / 3).max(1)
 }
 
 /// The edit distance over bytes, where two neighbours swapped count once (optimal string
 /// alignment): the most common typing mistake.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut before: Vec<usize> = Vec::new();
+    let mut before: Vec<usize> = Vec::with_capacity(b.len() + 1);
     let mut last: Vec<usize> = (0..=b.len()).collect();
+    let mut row: Vec<usize> = Vec::with_capacity(b.len() + 1);
     for i in 1..=a.len() {
-        let mut row = vec![i];
+        row.clear();
+        row.push(i);
         for j in 1..=b.len() {
             let (x, y) = (a[i - 1], b[j - 1]);
             let substituted = last[j - 1] + usize::from(x != y);
@@ -257,7 +265,9 @@ fn distance(a: &str, b: &str) -> usize {
             }
             row.push(best);
         }
-        before = std::mem::replace(&mut last, row);
+        // The row before last becomes the next one.
+        std::mem::swap(&mut before, &mut last);
+        std::mem::swap(&mut last, &mut row);
     }
     last[b.len()]
 }
