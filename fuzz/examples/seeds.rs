@@ -49,6 +49,7 @@ fn main() {
     write("snapshot", [world.trust.snapshot()]);
     write("token", [world.token.clone().into_bytes()]);
     write("request", [world.request.clone().into_bytes()]);
+    write("kill_file", [world.kill_file.clone().into_bytes()]);
     write("claim", [world.claim.clone().into_bytes()]);
     write(
         "recovery",
@@ -508,12 +509,13 @@ const POLICIES: [&str; 8] = [
     "{}",
 ];
 
-const BODIES: [&str; 6] = [
+const BODIES: [&str; 7] = [
     r#"{"to": "coder@gw-b", "body": "hello", "ttl_s": 86400, "reply_expected": true}"#,
     r#"{"to": "coder@gw-b", "body_base64": "aGVsbG8=", "timeout_ms": 1000, "content_type": "text/plain"}"#,
     r#"{"ids": ["01977420-dc00-7909-8909-090909090909"]}"#,
     r#"{"target": "coder@gw-b", "timeout_ms": 500}"#,
     r#"{"name": "planner"}"#,
+    r#"{"file": "cmk1aaaa"}"#,
     r#"{"body": "hello", "unknown": [1, 2.5, null, true]}"#,
 ];
 

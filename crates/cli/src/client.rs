@@ -417,7 +417,7 @@ pub fn policy(context: &Context) -> Result<api::Policy, Failure> {
 /// What the API refused, in the words and exit codes of the command line.
 pub fn failure_of(failure: &api::Failure) -> Failure {
     let exit = match failure.code.as_str() {
-        "denied" | "no_policy" => Exit::Denied,
+        "denied" | "no_policy" | "blocked" => Exit::Denied,
         "timeout" | "expired" => Exit::TimedOut,
         "schema" => Exit::Usage,
         "stopping" => Exit::NoNode,

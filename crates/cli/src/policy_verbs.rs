@@ -8,6 +8,7 @@
 mod check;
 mod explain;
 mod file;
+mod history;
 mod known;
 mod nodes;
 mod push;
@@ -43,12 +44,16 @@ pub enum Command {
     #[command(after_help = "Example:\n  crabmesh policy nodes > nodes.json")]
     Nodes,
     /// Sign the file and push it to every beacon; refuses one whose tests fail
-    #[command(after_help = "Example:\n  crabmesh policy push policy.hujson")]
-    Push(File),
-    /// Show the policy in force at this gateway, or the rules of a file
-    #[command(
-        after_help = "Examples:\n  crabmesh policy show > policy.hujson\n  crabmesh policy show policy.hujson"
-    )]
+    #[command(after_help = push::HELP)]
+    Push(push::PushArgs),
+    /// List the policies that were signed on this machine
+    #[command(after_help = history::HELP)]
+    History,
+    /// Push the text of an earlier policy as a new version, with the checks of `push`
+    #[command(after_help = push::ROLLBACK_HELP)]
+    Rollback(push::RollbackArgs),
+    /// Show the policy in force at this gateway, one that was signed here, or the rules of a file
+    #[command(after_help = show::HELP)]
     Show(show::ShowArgs),
 }
 
@@ -59,7 +64,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Test(args) => check::test(&args, context),
         Command::Explain(args) => explain::explain(&args, context),
         Command::Nodes => nodes::nodes(context),
-        Command::Push(file) => push::push(&file, context),
+        Command::Push(args) => push::push(&args, context),
+        Command::History => history::history(context),
+        Command::Rollback(args) => push::rollback(&args, context),
         Command::Show(args) => show::show(args, context),
     }
 }

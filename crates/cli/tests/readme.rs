@@ -102,6 +102,19 @@ fn every_command_of_the_readme_does_what_it_says() {
     let shown = stage.done("gw-a", "crabmesh policy show");
     assert!(shown.contains("\"grants\""), "{shown}");
 
+    // The kill switch.
+    next("crabmesh kill agent coder@gw-b");
+    let said = stage.done("operator", "crabmesh kill agent coder@gw-b");
+    assert!(said.contains("agent:coder@gw-b is killed"), "{said}");
+    next("crabmesh kill all --except gw-a --out kill.txt");
+    stage.done("operator", "crabmesh kill all --except gw-a --out kill.txt");
+    stage.carry("operator", "gw-a", "kill.txt");
+    next("crabmesh kill --apply kill.txt");
+    let said = stage.done("gw-a", "crabmesh kill --apply kill.txt");
+    assert!(said.contains("in force here"), "{said}");
+    let status = stage.done("gw-a", "crabmesh status");
+    assert!(status.contains("killed     everyone except"), "{status}");
+
     assert!(commands.is_empty(), "no test runs {commands:?}");
 }
 

@@ -367,6 +367,15 @@ impl<'a> Case<'a> {
         None
     }
 
+    /// The decision of the first guard that finds the body too long, whatever else guards say.
+    pub fn too_long(&self, resolved: &'a Resolved) -> Option<Decision<'a>> {
+        let is_long = |most: &u64| self.bytes.is_some_and(|bytes| bytes > *most);
+        self.guards(resolved).find_map(|guard| {
+            let demand = Demand::MaxBytes(guard.max_bytes.filter(is_long)?);
+            Some(Decision::Guarded { guard, demand })
+        })
+    }
+
     /// What it draws from, of a guard with a rate: messages are counted, packets are not.
     fn bucket(&self, guard: &ResolvedGuard) -> Option<Bucket> {
         let rate = guard.rate.as_ref()?;

@@ -28,6 +28,7 @@ mod packet_rules;
 mod reasons;
 mod resolve;
 mod self_test;
+mod standing;
 mod verb;
 mod verdict;
 mod world;

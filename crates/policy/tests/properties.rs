@@ -371,6 +371,36 @@ proptest! {
     }
 
     #[test]
+    fn a_policy_that_follows_its_members_says_what_one_made_anew_says(
+        rules in vec(rule(), 0..6),
+        before in vec(machine(), 1..6),
+        after in vec(machine(), 0..6),
+    ) {
+        // The gateway that it is made for stays as it is.
+        let after: Vec<Machine> = before[..1].iter().chain(&after).cloned().collect();
+        let (document, _) = Document::parse("random", &text(&rules)).expect("a well-formed policy");
+        let (old, new) = (nodes(&before), nodes(&after));
+        let joined: Vec<Node> = new.iter().skip(1).cloned().collect();
+        let left: Vec<NodeId> = (after.len()..before.len()).map(id).collect();
+
+        let followed = Policy::compile_for(&document, &old, &id(0)).with_changes(&joined, &left);
+        let followed = followed.expect("its own gateway did not change");
+        let fresh = Policy::compile_for(&document, &new, &id(0));
+
+        let everywhere = 0..before.len().max(after.len());
+        let agents: Vec<AgentName> = AGENTS.iter().map(|name| name.parse().expect("a name")).collect();
+        for (src, dst) in everywhere.clone().flat_map(|src| everywhere.clone().map(move |dst| (src, dst))) {
+            for (from, to) in agents.iter().flat_map(|from| agents.iter().map(move |to| (from, to))) {
+                for verb in Verb::ALL {
+                    let request = MessageRequest { src: (id(src), from), dst: (id(dst), to), verb, at: NOW, bytes: None };
+                    prop_assert_eq!(followed.authorize(&request), fresh.authorize(&request), "{}", text(&rules));
+                }
+            }
+            prop_assert_eq!(followed.may_talk(&id(src), &id(dst), NOW), fresh.may_talk(&id(src), &id(dst), NOW));
+        }
+    }
+
+    #[test]
     fn no_text_ends_the_parser(noise in "\\PC{0,200}", bytes in vec(any::<u8>(), 0..200), rules in vec(rule(), 0..3), cut in any::<prop::sample::Index>(), with in "[\\[\\]{}\",:*@/0-9a-z\\\\ \n]{0,3}") {
         let _ = Document::parse("noise", &noise);
         let _ = Document::parse_bytes("noise", &bytes);

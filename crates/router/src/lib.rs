@@ -22,6 +22,7 @@ pub mod limits;
 mod clock;
 mod inbox;
 mod outbox;
+mod rates;
 mod receiver;
 mod restore;
 mod router;
@@ -35,5 +36,6 @@ pub use rows::{
     DeadRow, InboxRow, Known, Letter, OutboxRow, Row, RowId, Sent, Subject, Table, Write,
 };
 pub use words::{
-    Agent, Answer, Authority, Delivery, DeliveryKind, Draft, Failure, Refusal, State, Status,
+    Agent, Answer, Authority, BLOCKED, CUT_OFF, Delivery, DeliveryKind, Draft, Failure, Refusal,
+    State, Status, cause_of,
 };

@@ -75,6 +75,8 @@ pub(crate) struct Lane {
     pub(crate) flying: usize,
     /// Nacks and silences in a row.
     pub(crate) attempts: u32,
+    /// At most so many in flight: after a throttle one, and twice as many with each that is stored.
+    pub(crate) window: usize,
     /// Not before this.
     pub(crate) due: Option<Instant>,
     /// What is in flight should be answered by then.
@@ -249,9 +251,7 @@ impl Outbox {
             return;
         };
         let peer = self.peers.entry(lane.key.node).or_default();
-        let ready = lane
-            .due
-            .is_none()
+        let ready = (lane.due.is_none() && lane.flying < lane.window)
             .then(|| lane.queue.get(lane.flying).copied())
             .flatten();
         if ready != lane.ready {
@@ -295,6 +295,7 @@ impl Lane {
             queue: VecDeque::new(),
             flying: 0,
             attempts: 0,
+            window: usize::MAX,
             due: None,
             answer_by: None,
             timer: None,

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use identity::{AgentAddress, NodeId};
-use policy::Verdict;
+use policy::{Bucket, Verdict};
 use wire::message::{Kind, MAX_BODY, MessageFrame, MessageKey, Nack, Stage};
 use wire::{Envelope, InstanceId, MessageId};
 
 use crate::inbox::{Content, Holder, PairKey, Phase};
 use crate::limits;
+use crate::rates::Drawn;
 use crate::router::{Event, HolderId, Pending, Router, Ticket, Timer, waiting};
 use crate::rows::{DeadRow, InboxRow, Letter, Row, RowId, Subject, Table, Write, content_hash};
 use crate::sender::is_content_type;
@@ -16,11 +17,12 @@ use crate::words::{Agent, Delivery, DeliveryKind, Failure, Refusal, State};
 
 /// What the receiver does with an offer.
 enum Judged {
-    /// Keeps it: the agent, and the request that it answers.
+    /// Keeps it: the agent, the request that it answers, and what rate guards take for it.
     Keep {
         owner: Agent,
         from: AgentAddress,
         answers: Option<RowId>,
+        buckets: Vec<Bucket>,
     },
     /// Has it, or had it.
     Had,
@@ -215,9 +217,16 @@ impl Router {
                 owner,
                 from,
                 answers,
-            } => {
-                self.keep(peer, envelope, hash, owner, from, answers);
-            }
+                buckets,
+            } => match self.rates.draw(peer, &buckets, self.now) {
+                Ok(drawn) => self.keep(peer, envelope, hash, owner, from, answers, drawn),
+                Err(wait) => {
+                    self.counters.throttled += 1;
+                    let ms = wait.as_nanos().div_ceil(1_000_000);
+                    let retry_after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
+                    self.refuse(peer, key, Nack::Throttled { retry_after_ms });
+                }
+            },
             Judged::Had => {
                 self.counters.duplicates += 1;
                 self.send_frame(peer, MessageFrame::Stored { key });
@@ -227,8 +236,10 @@ impl Router {
         }
     }
 
-    /// Only what is judged `Keep` enters the dedupe set. What came before is answered as before,
-    /// whatever the policy says by now: its sender asks about a message that is here.
+    /// Only what is judged `Keep` enters the dedupe set, and draws from buckets: a message that was
+    /// here before, or may not pass for any other reason, draws nothing. What came before is
+    /// answered as before, whatever the policy says by now: its sender asks about a message that is
+    /// here.
     fn judge_offer(&mut self, peer: NodeId, it: &Envelope, after: u64, hash: [u8; 16]) -> Judged {
         if let Some(row) = self.inbox.by_key.get(&(peer, it.key())) {
             let entry = self.inbox.entries.get(row);
@@ -257,9 +268,15 @@ impl Router {
         let Some(node) = self.authority.name_of(&peer) else {
             return Judged::Refuse(Nack::Denied);
         };
-        if let Verdict::Denied(_) = self.judge((peer, &it.from), (self.node, &it.to), &it.kind) {
-            return Judged::Refuse(Nack::Denied);
-        }
+        let bytes = Some(it.body.len());
+        let verdict = self.judge((peer, &it.from), (self.node, &it.to), &it.kind, bytes);
+        let buckets = match verdict {
+            Verdict::Allowed { buckets, .. } => buckets,
+            Verdict::Denied(denial) => {
+                let nack = Failure::denied(denial).denial_nack();
+                return Judged::Refuse(nack.unwrap_or(Nack::Denied));
+            }
+        };
         let mailbox = self
             .inbox
             .names
@@ -295,6 +312,7 @@ impl Router {
                     owner,
                     from,
                     answers,
+                    buckets,
                 }
             }
             Err(nack) => Judged::Refuse(nack),
@@ -389,6 +407,10 @@ impl Router {
         (open && sent.node == peer && sent.to.agent == *from).then_some(row)
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one judgement, used once"
+    )]
     fn keep(
         &mut self,
         peer: NodeId,
@@ -397,6 +419,7 @@ impl Router {
         owner: Agent,
         from: AgentAddress,
         answers: Option<RowId>,
+        drawn: Drawn,
     ) {
         let expires = self
             .clock
@@ -434,17 +457,28 @@ impl Router {
             if message.watched {
                 return self.answer_early(letter, expires, request);
             }
-            return self.put_letter(letter, expires, answers);
+            return self.put_letter(letter, expires, answers, drawn);
         }
-        self.put_letter(letter, expires, answers);
+        self.put_letter(letter, expires, answers, drawn);
     }
 
-    fn put_letter(&mut self, letter: Letter, expires: Instant, answers: Option<RowId>) {
+    fn put_letter(
+        &mut self,
+        letter: Letter,
+        expires: Instant,
+        answers: Option<RowId>,
+        drawn: Drawn,
+    ) {
         let row = self.new_row();
         let writes = vec![Write::Put(row, waiting(&letter))];
         self.inbox.insert(row, letter, Phase::Storing, expires);
         self.timers.insert((expires, Timer::Incoming(row)));
-        self.store(writes, Pending::Receive { row, answers });
+        let pending = Pending::Receive {
+            row,
+            answers,
+            drawn,
+        };
+        self.store(writes, pending);
     }
 
     /// Hands a reply to whoever waits for it, and lets the disk wait: its sender keeps it until it
@@ -501,7 +535,14 @@ impl Router {
         letter.shown = letter.shown.saturating_sub(1);
         let writes = vec![Write::Put(row, waiting(letter))];
         let answers = self.outbox.by_key.get(&request).copied();
-        self.store(writes, Pending::Receive { row, answers });
+        // What was drawn for it stays drawn, also if the disk fails now: then it comes again.
+        let drawn = Drawn::default();
+        let pending = Pending::Receive {
+            row,
+            answers,
+            drawn,
+        };
+        self.store(writes, pending);
     }
 
     pub(crate) fn late_timer(&mut self) {
@@ -585,11 +626,12 @@ impl Router {
             shown: 0,
             strikes: 0,
         };
-        self.put_letter(letter, self.now + limits::MAX_TTL, None);
+        self.put_letter(letter, self.now + limits::MAX_TTL, None, Drawn::default());
     }
 
-    /// The letter is on disk: told to its sender, shown to its agent.
-    pub(crate) fn received(&mut self, row: RowId, answers: Option<RowId>) {
+    /// The letter is on disk: told to its sender, shown to its agent. `doubted` where the world
+    /// changed meanwhile.
+    pub(crate) fn received(&mut self, row: RowId, answers: Option<RowId>, doubted: bool) {
         let Some(entry) = self.inbox.entries.get_mut(&row) else {
             return;
         };
@@ -616,6 +658,12 @@ impl Router {
             if let Some(request) = message.filter(|it| it.watched).map(|it| it.key()) {
                 self.answer_from_inbox(owner, request.id, key.id);
             }
+        }
+        if doubted
+            && self.is_ready(row)
+            && let Some(refused) = self.refusal_now(row)
+        {
+            self.give_up(row, refused);
         }
         self.to_serve.insert(owner);
     }
@@ -733,7 +781,8 @@ impl Router {
             Subject::Failure { .. } => return None,
         };
         let dst = (self.node, &letter.owner.name);
-        Some(self.judge((letter.node, &letter.from.agent), dst, &kind))
+        let bytes = Some(letter.body.len());
+        Some(self.judge((letter.node, &letter.from.agent), dst, &kind, bytes))
     }
 
     fn show(&mut self, row: RowId, holder: HolderId, hold: Option<Duration>) -> Option<Delivery> {
@@ -866,7 +915,8 @@ impl Router {
         }
     }
 
-    /// The policy or the members changed: what they do not allow any longer is not kept.
+    /// The policy or the members changed: what they do not allow any longer is not kept, and
+    /// nobody works on for an answer that may not leave.
     pub(crate) fn judge_incoming_again(&mut self) {
         let ready = self
             .inbox
@@ -876,6 +926,21 @@ impl Router {
         for row in ready.copied().collect::<Vec<_>>() {
             if let Some(refused) = self.refusal_now(row) {
                 self.give_up(row, refused);
+            }
+        }
+        let held = self.inbox.entries.iter().filter(|(_, entry)| {
+            entry.letter().is_some_and(|(letter, phase)| {
+                letter.subject == Subject::Request && matches!(phase, Phase::Held { .. })
+            })
+        });
+        for row in held.map(|(row, _)| *row).collect::<Vec<_>>() {
+            let letter = self.inbox.entries.get(&row).and_then(|it| it.letter());
+            let verdict = letter.and_then(|(letter, _)| self.verdict_on_letter(letter));
+            if let Some(Verdict::Denied(denial)) = verdict
+                // Its sender may be a member again before the answer is made.
+                && denial.code != "unknown_node"
+            {
+                self.give_up(row, Failure::denied(denial));
             }
         }
         self.to_serve.extend(self.inbox.mailboxes.keys().copied());
@@ -918,16 +983,13 @@ impl Router {
             error: error.clone(),
         });
         if !notice {
-            let frame = match &*error.code {
-                "denied" => MessageFrame::Refused {
-                    key,
-                    nack: Nack::Denied,
-                },
-                "expired" => MessageFrame::Refused {
+            let frame = match (&*error.code, error.denial_nack()) {
+                (_, Some(nack)) => MessageFrame::Refused { key, nack },
+                ("expired", _) => MessageFrame::Refused {
                     key,
                     nack: Nack::Expired,
                 },
-                "agent_removed" => MessageFrame::Refused {
+                ("agent_removed", _) => MessageFrame::Refused {
                     key,
                     nack: Nack::UnknownAgent,
                 },

@@ -64,6 +64,10 @@ impl Router {
         }
         router.mend_requests();
         router.bury_orphans();
+        // The last word of the operator may have reached the disk and its consequences not.
+        if router.authority.has_policy() {
+            router.judge_outgoing_again();
+        }
         router
     }
 

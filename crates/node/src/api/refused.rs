@@ -64,7 +64,7 @@ impl Refused {
     pub(super) fn of_message(id: MessageId, error: &SendError) -> Self {
         let refused = Self::from(error);
         let state = match refused.failure.code.as_str() {
-            "denied" => State::Denied,
+            "denied" | router::BLOCKED => State::Denied,
             "expired" => State::Expired,
             _ => State::Failed,
         };
@@ -77,13 +77,10 @@ impl Refused {
 
 impl From<&SendError> for Refused {
     fn from(error: &SendError) -> Self {
-        let reason = match error {
-            SendError::Refused(router::Refusal::Denied(denial)) => denial.reason.clone(),
-            other => other.to_string(),
-        };
-        let mut failure = Failure::new(error.code(), reason);
-        failure.missing_grant = error.missing_grant().map(str::to_owned);
-        Self::from_failure(failure)
+        Self::from_failure(match error {
+            SendError::Refused(router::Refusal::Denied(denial)) => denied(error.code(), denial),
+            other => Failure::new(error.code(), other.to_string()),
+        })
     }
 }
 
@@ -159,6 +156,16 @@ impl IntoResponse for Refused {
     }
 }
 
+/// A denial by this gateway's own policy, which its agents may hear in full.
+pub(crate) fn denied(code: &str, denial: &policy::Denial) -> Failure {
+    Failure {
+        missing_grant: denial.missing_grant.clone(),
+        cause: Some(router::cause_of(denial).to_owned()),
+        rule: denial.rule.as_ref().map(ToString::to_string),
+        ..Failure::new(code, denial.reason.clone())
+    }
+}
+
 /// An answer in JSON.
 pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Response {
     // Every type of `api` serialises: no map with odd keys, no number that JSON lacks.
@@ -174,13 +181,13 @@ pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Respons
 
 fn status_of(code: &str) -> StatusCode {
     match code {
-        "denied" | "no_policy" => StatusCode::FORBIDDEN,
+        "denied" | "no_policy" | router::BLOCKED => StatusCode::FORBIDDEN,
         "unknown_gateway" | "unknown_agent" | "not_found" => StatusCode::NOT_FOUND,
         "conflict" | "no_open_request" | "loop" => StatusCode::CONFLICT,
         "expired" => StatusCode::GONE,
         "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "outbox_full" | "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
-        "store_full" => StatusCode::INSUFFICIENT_STORAGE,
+        "store_full" | "store" => StatusCode::INSUFFICIENT_STORAGE,
         "stopping" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     }

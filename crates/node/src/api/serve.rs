@@ -269,6 +269,7 @@ fn router(shared: Arc<Shared>) -> Router {
             get(admin::show).delete(admin::remove),
         )
         .route("/v1/admin/agents/{name}/rotate", post(admin::rotate))
+        .route("/v1/admin/kill", post(admin::kill))
         .fallback(admin::unknown)
         .method_not_allowed_fallback(admin::wrong_method)
         .layer(DefaultBodyLimit::max(REQUEST_MAX))

@@ -169,6 +169,14 @@ impl Plane {
                     // Nobody carries messages any longer; they wait in the spool.
                     Err(_) => self.unsent.clear(),
                 },
+                // Before anybody is heard: what comes now is judged by what is known now.
+                changed = self.world.changed(), if world_open => match changed {
+                    Ok(()) => {
+                        let world = self.world.borrow_and_update().clone();
+                        self.router.set_authority(world, Instant::now());
+                    }
+                    Err(_) => world_open = false,
+                },
                 input = self.inputs.recv(), if inputs_open && room => match input {
                     Some(input) => self.handle_inputs(input),
                     None => inputs_open = false,
@@ -176,13 +184,6 @@ impl Plane {
                 command = self.commands.recv(), if room => match command {
                     Some(command) => self.handle_commands(command),
                     None => break,
-                },
-                changed = self.world.changed(), if world_open => match changed {
-                    Ok(()) => {
-                        let world = self.world.borrow_and_update().clone();
-                        self.router.set_authority(world, Instant::now());
-                    }
-                    Err(_) => world_open = false,
                 },
                 () = self.wake.notified() => self.forget_the_gone(),
                 () = timer => {}

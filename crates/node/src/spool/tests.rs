@@ -371,6 +371,30 @@ fn known() -> Row {
     }))
 }
 
+/// A failure as the first version wrote it, and as every version does.
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct FirstFailure {
+    code: String,
+    reason: String,
+    missing_grant: Option<String>,
+}
+
+#[test]
+fn a_failure_of_the_first_version_reads_as_it_was_written() {
+    let written = FirstFailure {
+        code: "denied".into(),
+        reason: "no grant".into(),
+        missing_grant: Some("{}".into()),
+    };
+    let bytes = postcard::to_allocvec(&written).expect("encoded");
+
+    let read: Failure = postcard::from_bytes(&bytes).expect("decoded");
+
+    assert_eq!((&*read.code, &*read.reason), ("denied", "no grant"));
+    assert_eq!((read.cause, read.rule), (None, None));
+    assert_eq!(read.missing_grant.as_deref(), Some("{}"));
+}
+
 fn dead() -> Row {
     Row::Dead(DeadRow {
         instance: InstanceId([1; 16]),
@@ -378,9 +402,11 @@ fn dead() -> Row {
         other: "coder@gw-b".parse().expect("an address"),
         id: MessageId::new(5, [1; 10]),
         error: Failure {
-            code: "expired".into(),
-            reason: "late".into(),
+            code: "denied".into(),
+            reason: "guard g 1 lets at most 10 bytes pass".into(),
             missing_grant: None,
+            cause: Some("guard".into()),
+            rule: Some("g 1".into()),
         },
         at_ms: 7,
         content_type: "text/plain".into(),

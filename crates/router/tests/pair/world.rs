@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use identity::{AgentAddress, NodeId, NodeName, UserName};
-use policy::{Document, MessageRequest, Node, Policy, Verdict};
+use identity::{AgentAddress, AgentName, NodeId, NodeName, UserName};
+use policy::{Denial, Document, MessageRequest, Node, Policy, Verdict};
 use router::{
     Accept, Agent, Answer, Authority, Clock, Delivery, Draft, Event, HolderId, Output, Refusal,
     Router, Row, RowId, State, Status, Table, Ticket, Write,
@@ -27,11 +27,31 @@ pub const CLOSED: &str = r#"{"grants": []}"#;
 pub struct Rules {
     policy: Option<Policy>,
     names: BTreeMap<NodeName, NodeId>,
+    killed: Killed,
+}
+
+/// Whom the operator killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Killed {
+    Nobody,
+    Agent(usize, &'static str),
+    Gateway(usize),
 }
 
 impl Authority for Rules {
     fn authorize(&self, request: &MessageRequest<'_>) -> Verdict {
+        if let Some(denial) = self.denial(request) {
+            return Verdict::Denied(denial);
+        }
         self.policy.clone().unwrap_or_default().authorize(request)
+    }
+
+    fn authorize_reply(&self, request: &MessageRequest<'_>) -> Verdict {
+        if let Some(denial) = self.denial(request) {
+            return Verdict::Denied(denial);
+        }
+        let policy = self.policy.clone().unwrap_or_default();
+        policy.authorize_reply(request)
     }
 
     fn has_policy(&self) -> bool {
@@ -43,10 +63,34 @@ impl Authority for Rules {
     }
 
     fn name_of(&self, node: &NodeId) -> Option<NodeName> {
+        if self.killed == Killed::Gateway(usize::from(node.0[0]) - 1) {
+            return None;
+        }
         self.names
             .iter()
             .find(|(_, id)| *id == node)
             .map(|(name, _)| name.clone())
+    }
+}
+
+impl Rules {
+    /// Whether the operator killed either end.
+    fn denial(&self, request: &MessageRequest<'_>) -> Option<Denial> {
+        let names = |(node, agent): (NodeId, &AgentName)| match self.killed {
+            Killed::Nobody => false,
+            Killed::Agent(side, name) => node == id_of(side) && agent.as_str() == name,
+            Killed::Gateway(side) => node == id_of(side),
+        };
+        let code = match self.killed {
+            Killed::Gateway(_) => router::CUT_OFF,
+            _ => router::BLOCKED,
+        };
+        (names(request.src) || names(request.dst)).then(|| Denial {
+            code,
+            reason: format!("killed: {:?}", self.killed),
+            rule: None,
+            missing_grant: None,
+        })
     }
 }
 
@@ -67,7 +111,14 @@ pub fn rules(text: Option<&str>, absent: &[usize]) -> Arc<Rules> {
             .iter()
             .map(|node| (node.name.clone(), node.id))
             .collect(),
+        killed: Killed::Nobody,
     })
+}
+
+/// Everybody may do everything, but for whom the operator killed.
+pub fn killing(killed: Killed) -> Arc<Rules> {
+    let open = Arc::into_inner(rules(Some(OPEN), &[])).expect("just made");
+    Arc::new(Rules { killed, ..open })
 }
 
 fn node(side: usize) -> Node {
@@ -194,6 +245,12 @@ impl Pair {
             side, it.starts, &it.agents, rows, rules, self.start, self.now,
         );
         self.connect();
+    }
+
+    /// The same, and what the operator said meanwhile is known from the start.
+    pub fn restart_under(&mut self, side: usize, rules: Arc<Rules>) {
+        self.rules[side] = rules;
+        self.crash(side);
     }
 
     pub fn set_rules(&mut self, side: usize, rules: Arc<Rules>) {
