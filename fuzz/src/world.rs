@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use identity::{
-    Block, Claim, Exception, IdentityKey, Issuer, KillFile, Ledger, NodeRecord, RecoveryCode, Request,
-    RevocationSet, Root, Terms, Trust, UnixTime, WireGuardPublic, make_record,
+    Block, Claim, Exception, IdentityKey, Issuer, KillFile, Ledger, NodeRecord, RecoveryCode,
+    Request, RevocationSet, Root, Terms, Trust, UnixTime, WireGuardPublic, make_record,
 };
 
 /// When everything here happens.
