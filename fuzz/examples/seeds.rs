@@ -45,7 +45,10 @@ fn main() {
     write("trust_log", world.trust_logs.clone());
     write("record", [world.record.clone()]);
     write("policy_bundle", [world.policy.clone()]);
-    write("revocations", [world.revocations.clone()]);
+    write(
+        "revocations",
+        [world.revocations.clone(), world.old_revocations.clone()],
+    );
     write("snapshot", [world.trust.snapshot()]);
     write("token", [world.token.clone().into_bytes()]);
     write("request", [world.request.clone().into_bytes()]);
