@@ -2,7 +2,8 @@
 //! parties of [`crate::world`] signed.
 
 use identity::{
-    Change, Claim, KillFile, RecoveryCode, Request, Root, Token, Trust, TrustError, TrustLog, UnixTime,
+    Change, Claim, KillFile, RecoveryCode, Request, Root, Token, Trust, TrustError, TrustLog,
+    UnixTime,
 };
 
 use crate::world::{CODE, NOW, WORLD};

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use identity::{
-    Block, Claim, Exception, IdentityKey, Issuer, KillFile, Ledger, NodeRecord, RecoveryCode, Request,
-    RevocationSet, Root, Terms, Trust, UnixTime, WireGuardPublic, make_record,
+    Block, Claim, Exception, IdentityKey, Issuer, KillFile, Ledger, NodeRecord, RecoveryCode,
+    Request, RevocationSet, Root, Terms, Trust, UnixTime, WireGuardPublic, make_record,
 };
 
 /// When everything here happens.
@@ -29,6 +29,8 @@ pub struct World {
     pub policy: Vec<u8>,
     /// A revocation set.
     pub revocations: Vec<u8>,
+    /// The same without a kill of everyone, as it was signed before there was one.
+    pub old_revocations: Vec<u8>,
     /// A token with its key, as text.
     pub token: String,
     /// A request, as text.
@@ -118,8 +120,13 @@ impl World {
         let set = RevocationSet {
             nodes: [node].into(),
             minimum: [(node, (1, 2))].into(),
-            blocks: ["tag:lost".parse().expect("a block"), everyone].into(),
+            blocks: ["tag:lost".parse().expect("a block")].into(),
         };
+        let old_revocations = revoker
+            .sign_revocations(&set, None, &mesh, NOW)
+            .expect("a revoker");
+        let mut set = set;
+        set.blocks.insert(everyone);
         let role = identity::KeyRole::Policy;
         let (_, replaced) = root
             .replace(&log, role, [12; 32], NOW, NOW)
@@ -141,6 +148,7 @@ impl World {
                 .sign_policy(text, None, &mesh, NOW)
                 .expect("a policy key"),
             revocations,
+            old_revocations,
             kill_file: kill_file.to_text(),
             token: token.to_text().to_string(),
             request: Request::make(&keys[2]).to_string(),
@@ -154,7 +162,8 @@ impl World {
     /// Whether an honest party signed exactly this.
     pub fn signed(&self, bytes: &[u8]) -> bool {
         let whole = self.trust_logs.iter().chain(&self.certificates);
-        let all = whole.chain([&self.record, &self.policy, &self.revocations]);
+        let sets = [&self.revocations, &self.old_revocations];
+        let all = whole.chain([&self.record, &self.policy]).chain(sets);
         all.into_iter().any(|known| known == bytes)
     }
 }

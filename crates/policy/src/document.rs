@@ -44,9 +44,12 @@ pub(crate) use self::window::{Valid, Window, rfc3339};
 use self::reader::{Fields, Keys, Reader, span};
 use crate::diagnostic::{Diagnostic, Source};
 
-/// The longest policy file, in bytes: signed, it must fit the 960 KiB of a document (`identity`)
-/// and with that one frame.
-pub const MAX_TEXT: usize = 950 << 10;
+/// The longest policy file that is read, in bytes: twice what the most rules of one file take.
+pub const MAX_TEXT: usize = 3 << 20;
+
+/// The longest policy file that can be pushed, in bytes: signed, it must fit the 960 KiB of a
+/// document (`identity`) and with that one frame.
+pub const MAX_PUSHED: usize = 950 << 10;
 
 /// The most rules of one file.
 pub(crate) const MAX_RULES: usize = 10_000;
@@ -135,7 +138,7 @@ impl Document {
         };
         let source: Source = Arc::new(NamedSource::new(name, text));
         let text = source.inner().as_str();
-        if let Some((at, c)) = text.char_indices().find(|(_, c)| is_treacherous(*c)) {
+        if let Some((at, c)) = treacherous(text) {
             let message = format!("invisible character U+{:04X}", u32::from(c));
             let treacherous = Diagnostic::error("E007", at..at + c.len_utf8(), message);
             return Err(vec![treacherous.label("here").help("take it out")]);
@@ -269,6 +272,16 @@ impl Feature {
             Self::Spend => "spend",
         }
     }
+}
+
+/// The first character that a reader does not see as what it is, and where it stands.
+fn treacherous(text: &str) -> Option<(usize, char)> {
+    // Most files are plain ASCII throughout, which a look at the bytes tells at once.
+    let plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r');
+    if text.bytes().all(plain) {
+        return None;
+    }
+    text.char_indices().find(|(_, c)| is_treacherous(*c))
 }
 
 /// What a reader does not see and an editor or terminal obeys: control characters, and those that

@@ -37,7 +37,8 @@ pub use address::{AddressSet, ParsePrefixError, Prefix};
 pub use authorizer::{HttpRequest, MessageRequest, Policy};
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{
-    Attribute, Attributes, Document, Feature, MAX_TEXT, RateKey, RuleSummary, parse_time,
+    Attribute, Attributes, Document, Feature, MAX_PUSHED, MAX_TEXT, RateKey, RuleSummary,
+    parse_time,
 };
 pub use explain::{Explanation, Finding};
 pub use filter::{InnerPacket, PacketFilter};

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use identity::{AgentName, NodeId, UnixTime};
-use policy::{Document, InnerPacket, MessageRequest, Node, Policy, Verb, VerbSet};
+use policy::{Document, InnerPacket, MessageRequest, Network, Node, Policy, Prefix, Verb, VerbSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -297,6 +297,37 @@ proptest! {
                         _ => naive::passes(&rules, &machines, src, dst, protocol, port),
                     };
                     prop_assert_eq!(filter.allows(&id(src), &packet), expected, "{} {:?}", text(&rules), packet);
+                }
+            }
+        }
+    }
+
+    /// The address view, which knows of networks behind gateways, and the filter of known peers.
+    #[test]
+    fn the_packet_rules_say_what_the_filter_says(
+        rules in vec(rule(), 0..6),
+        machines in vec(machine(), 2..6),
+    ) {
+        let (document, _) = Document::parse("random", &text(&rules)).expect("a well-formed policy");
+        let nodes = nodes(&machines);
+        let policy = Policy::compile(&document, &nodes);
+        let mesh = ["fd00::/16".parse::<Prefix>().expect("a block")].into_iter().collect();
+        let network = Network::new(&document, &nodes, &mesh);
+        for (dst, node) in nodes.iter().enumerate() {
+            let filter = policy.packet_filter(&id(dst), ROUTER_PORT, NOW);
+            let lets_in = network.rules_for(node);
+            for src in (0..machines.len()).filter(|src| *src != dst) {
+                for (protocol, port) in [6, 17, 58].into_iter().flat_map(|p| [22, 443, 50_000].map(|port| (p, port))) {
+                    let packet = InnerPacket { src: address(src), dst: address(dst), protocol, src_port: 40_000, dst_port: port };
+                    let by_rules = lets_in.iter().any(|rule| {
+                        let of = rule.protocols.is_empty() || rule.protocols.contains(&protocol);
+                        let onto = rule.destinations.iter().any(|(addresses, (first, last))| {
+                            // ICMP has no ports: whoever may open one may ping.
+                            addresses.contains(packet.dst) && (protocol == 58 || (*first..=*last).contains(&port))
+                        });
+                        of && onto && rule.sources.contains(packet.src)
+                    });
+                    prop_assert_eq!(by_rules, filter.allows(&id(src), &packet), "{}\n{:?}", text(&rules), packet);
                 }
             }
         }

@@ -31,12 +31,16 @@ pub struct Router {
     pub(crate) rates: Rates,
     pub(crate) counters: Counters,
     next_row: u64,
+    /// Rows below are from before this start.
+    pub(crate) first_row: RowId,
     next_ticket: u64,
     /// What was handed to the disk before this was judged by an earlier authority.
     judged_from: Ticket,
     /// Stores that somebody waits for, in the order in which they were asked for.
     pub(crate) pending: BTreeMap<Ticket, Pending>,
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
+    /// When [`Timer::Late`] is set.
+    pub(crate) late: Option<Instant>,
     /// Peers and mailboxes that may have something to do.
     pub(crate) to_pump: BTreeSet<NodeId>,
     pub(crate) to_serve: BTreeSet<InstanceId>,
@@ -222,6 +226,8 @@ pub struct Stats {
 pub(crate) enum Pending {
     /// A message of a local agent; for a reply also the letter that it acks.
     Accept { row: RowId, acks: Option<RowId> },
+    /// A reply that its asker has already, and the request that it answers.
+    Late { row: RowId, request: RowId },
     /// A message from a peer, the request that it answers, and what rate guards took for it.
     Receive {
         row: RowId,
@@ -243,6 +249,8 @@ pub(crate) enum Timer {
     /// A message to a local agent: first its time to live, then its memory.
     Incoming(RowId),
     Hold(RowId),
+    /// What was handed over before it was stored has waited for company long enough.
+    Late,
 }
 
 impl Router {
@@ -272,6 +280,8 @@ impl Router {
             rates: Rates::default(),
             counters: Counters::default(),
             next_row: first_row.0.max(1),
+            first_row,
+            late: None,
             next_ticket: 1,
             judged_from: Ticket(0),
             pending: BTreeMap::new(),
@@ -410,6 +420,7 @@ impl Router {
             match first.remove() {
                 Pending::Accept { row, acks } => self.accepted(row, acks, doubted),
                 Pending::Receive { row, answers, .. } => self.received(row, answers, doubted),
+                Pending::Late { row, .. } => self.received_late(row),
                 Pending::Ack { row } => self.acked(row),
                 Pending::Flush => {}
             }
@@ -436,6 +447,7 @@ impl Router {
                     self.rates.give_back(drawn);
                     self.receive_failed(row, answers);
                 }
+                Pending::Late { row, request } => self.late_failed(row, request),
                 Pending::Ack { row } => self.ack_failed(row),
                 Pending::Flush => {}
             }
@@ -453,6 +465,7 @@ impl Router {
                 Timer::Dial(peer) => self.dial_timer(peer),
                 Timer::Incoming(row) => self.incoming_timer(row, first.0),
                 Timer::Hold(row) => self.hold_timer(row),
+                Timer::Late => self.late_timer(),
             }
         }
     }
