@@ -29,6 +29,8 @@ enum Judged {
     /// Has it on the way to the disk; the answer comes with that.
     Coming,
     Refuse(Nack),
+    /// Refuses it by this gateway's policy: why in full is for people here alone.
+    Deny(Failure),
 }
 
 impl Router {
@@ -224,7 +226,8 @@ impl Router {
                     self.counters.throttled += 1;
                     let ms = wait.as_nanos().div_ceil(1_000_000);
                     let retry_after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
-                    self.refuse(peer, key, Nack::Throttled { retry_after_ms });
+                    let nack = Nack::Throttled { retry_after_ms };
+                    self.refuse(peer, key, nack, Failure::of_nack(nack));
                 }
             },
             Judged::Had => {
@@ -232,7 +235,11 @@ impl Router {
                 self.send_frame(peer, MessageFrame::Stored { key });
             }
             Judged::Coming => self.counters.duplicates += 1,
-            Judged::Refuse(nack) => self.refuse(peer, key, nack),
+            Judged::Refuse(nack) => self.refuse(peer, key, nack, Failure::of_nack(nack)),
+            Judged::Deny(why) => {
+                let nack = why.denial_nack().unwrap_or(Nack::Denied);
+                self.refuse(peer, key, nack, why);
+            }
         }
     }
 
@@ -272,10 +279,7 @@ impl Router {
         let verdict = self.judge((peer, &it.from), (self.node, &it.to), &it.kind, bytes);
         let buckets = match verdict {
             Verdict::Allowed { buckets, .. } => buckets,
-            Verdict::Denied(denial) => {
-                let nack = Failure::denied(denial).denial_nack();
-                return Judged::Refuse(nack.unwrap_or(Nack::Denied));
-            }
+            Verdict::Denied(denial) => return Judged::Deny(Failure::denied(denial)),
         };
         let mailbox = self
             .inbox
@@ -685,7 +689,8 @@ impl Router {
             self.counters.notices_dropped += 1;
             return;
         }
-        self.refuse(letter.node, letter.key, Nack::Full);
+        let full = Failure::of_nack(Nack::Full);
+        self.refuse(letter.node, letter.key, Nack::Full, full);
     }
 
     /// Shows a reply to whoever waits for it, where it may still be shown.
@@ -1088,13 +1093,13 @@ impl Router {
         }
     }
 
-    fn refuse(&mut self, peer: NodeId, key: MessageKey, nack: Nack) {
+    fn refuse(&mut self, peer: NodeId, key: MessageKey, nack: Nack, error: Failure) {
         self.counters.refused_peers += 1;
         if nack.is_final() {
             self.event(Event::Refused {
                 node: peer,
                 key,
-                error: Failure::of_nack(nack),
+                error,
             });
         }
         self.send_frame(peer, MessageFrame::Refused { key, nack });

@@ -141,7 +141,7 @@ pub enum Event {
         node: NodeId,
         /// The message.
         key: MessageKey,
-        /// Why.
+        /// Why, in full: the node itself is told the code alone.
         error: Failure,
     },
     /// A stored message to a local agent was given up.

@@ -1228,6 +1228,11 @@ fn a_body_beyond_a_guards_size_is_refused_early_and_by_the_receiver_too() {
         "the receiver says no more than no"
     );
     assert_eq!(pair.bodies(B), ["just these"]);
+    let here = pair.sides[B].events.iter().find_map(|event| match event {
+        Event::Refused { error, .. } => error.rule.as_deref(),
+        _ => None,
+    });
+    assert_eq!(here, Some("g"), "its own people hear why");
 }
 
 #[test]

@@ -649,13 +649,13 @@ impl Plane {
                 self.unwatch_unless_awaited(key, now);
             }
             Event::Failed { key, error } => {
-                info!(target: "crabmesh::audit", agent = %key.instance, msg = %key.id, code = %error.code, "failed");
+                info!(target: "crabmesh::audit", agent = %key.instance, msg = %key.id, code = %error.code, rule = error.rule.as_deref(), "failed");
             }
             Event::Refused { node, key, error } => {
-                info!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, "refused");
+                info!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, rule = error.rule.as_deref(), "refused");
             }
             Event::DeadLetter { node, key, error } => {
-                warn!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, "dead letter");
+                warn!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, rule = error.rule.as_deref(), "dead letter");
             }
             Event::Wanted { peer } => self.output(PeerOutput::Wanted(peer)),
             Event::AgentGone { instance } => {
