@@ -17,8 +17,10 @@
 mod address;
 mod authorizer;
 mod cases;
+mod crowd;
 mod decide;
 mod diagnostic;
+mod diff;
 mod document;
 mod explain;
 mod filter;
@@ -27,6 +29,7 @@ mod node;
 mod packet_rules;
 mod reasons;
 mod resolve;
+mod rights;
 mod self_test;
 mod verb;
 mod verdict;
@@ -35,6 +38,7 @@ mod world;
 pub use address::{AddressSet, ParsePrefixError, Prefix};
 pub use authorizer::{HttpRequest, MessageRequest, Policy};
 pub use diagnostic::{Diagnostic, Severity};
+pub use diff::{Access, ConditionChange, Party, PolicyDiff, RuleChange};
 pub use document::{
     Attribute, Attributes, Document, Feature, MAX_TEXT, RateKey, RuleSummary, parse_time,
 };

@@ -196,9 +196,13 @@ impl Resolved {
         src.class.src.iter().map(|index| self.rules.rule(*index))
     }
 
-    /// The rules that have a node as destination, in file order.
-    pub fn rules_to<'a>(&'a self, dst: &'a Place) -> impl Iterator<Item = &'a ResolvedRule> {
-        dst.class.dst.iter().map(|index| self.rules.rule(*index))
+    /// The rules that have one node as source and another as destination, in file order.
+    pub fn rules_between<'a>(
+        &'a self,
+        src: &'a Place,
+        dst: &'a Place,
+    ) -> impl Iterator<Item = &'a ResolvedRule> {
+        common(&src.class.src, &dst.class.dst).map(|index| self.rules.rule(index))
     }
 
     /// The guards that may be about what goes from one node to another, in file order.
@@ -275,6 +279,11 @@ impl Class {
             class.from_local = common(&local.src, &class.dst).filter(messages).collect();
         }
         class
+    }
+
+    /// The numbers of the selectors that match, sorted.
+    pub fn selectors(&self) -> &[u32] {
+        &self.selectors
     }
 
     /// Whether a selector of the file matches.

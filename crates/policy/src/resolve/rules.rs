@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use identity::Tag;
+
 use super::{Class, Matcher, Place};
 use crate::address::{AddressSet, Prefix};
 use crate::document::{
@@ -24,6 +26,8 @@ pub(crate) struct Rules {
     pub guards_by_src: Postings,
     pub guards_by_dst: Postings,
     pub blocks_by_match: Postings,
+    /// By number.
+    pub selectors: Box<[NodeSelector]>,
 }
 
 /// One rule.
@@ -34,7 +38,8 @@ pub(crate) struct ResolvedRule {
     pub msg: VerbSet,
     pub skills: Vec<Skill>,
     pub app: Vec<Capability>,
-    pub via: bool,
+    /// Only over gateways with one of these tags.
+    pub via: Vec<Tag>,
     pub http: Vec<HttpRule>,
     pub credential: Option<Box<str>>,
     pub valid: Option<Valid>,
@@ -44,6 +49,8 @@ pub(crate) struct ResolvedRule {
     pub dst: Vec<End>,
     /// The destinations that are no nodes.
     pub resources: Vec<Selector>,
+    /// Whether it also opens the way to the internet over a gateway that is one.
+    pub to_internet: bool,
 }
 
 /// One posture that a rule asks for.
@@ -79,9 +86,9 @@ pub(crate) struct ResolvedBlock {
 /// One selector of a rule.
 #[derive(Debug)]
 pub(crate) struct End {
-    selector: u32,
+    pub selector: u32,
     pub agent: Option<AgentPattern>,
-    of_source_user: bool,
+    pub of_source_user: bool,
     /// Narrows packets to these addresses of the node.
     pub within: Option<Addresses>,
 }
@@ -132,6 +139,11 @@ impl Rules {
             guards_by_dst: postings(&mut guards.iter().map(|guard| &guard.dst)),
             blocks_by_match: postings(&mut blocks.iter().map(|block| &block.matches)),
             matcher: Matcher::new(document, &ids),
+            selectors: {
+                let mut numbered: Vec<_> = ids.iter().map(|(it, id)| (*id, it.clone())).collect();
+                numbered.sort_unstable_by_key(|(id, _)| *id);
+                numbered.into_iter().map(|(_, selector)| selector).collect()
+            },
             rules,
             guards,
             blocks,
@@ -296,7 +308,7 @@ impl Numbers<'_> {
             msg: rule.msg,
             skills: rule.skills.clone(),
             app: rule.app.clone(),
-            via: !rule.via.is_empty(),
+            via: rule.via.clone(),
             http: rule.http.clone(),
             credential: rule.credential.clone(),
             valid: rule.valid.clone(),
@@ -304,6 +316,8 @@ impl Numbers<'_> {
             src: self.ends(&rule.src),
             dst: self.ends(&rule.dst),
             resources: resources(&rule.dst),
+            to_internet: (rule.dst.iter())
+                .any(|entry| entry.value.node() == Some(&NodeSelector::Internet)),
         }
     }
 
