@@ -92,7 +92,9 @@ impl<'a> Crowd<'a> {
             };
             let by_address = told_apart.of(node);
             let signs: Vec<_> = by_address.keys().cloned().collect();
-            let key = (before.class.id, after.class.id, signs);
+            // Of one with several kinds of addresses each address is named, so it stands alone.
+            let alone = (signs.len() > 1).then_some(node.id);
+            let key = (before.class.id, after.class.id, signs, alone);
             let kind = *known.entry(key).or_insert_with(|| {
                 members.push(Vec::new());
                 self.kinds.push(Kind {
@@ -141,15 +143,20 @@ impl<'a> Crowd<'a> {
             names.push(self.call(kind, nodes, stand_for));
         }
         let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
-        names.iter().for_each(|name| *uses.entry(name).or_default() += 1);
+        names
+            .iter()
+            .for_each(|name| *uses.entry(name).or_default() += 1);
         let unique: Vec<String> = names
             .iter()
             .zip(members)
             .map(|(name, nodes)| match uses[name.as_str()] {
                 1 => name.clone(),
                 _ => {
-                    let listed: Vec<&str> =
-                        nodes.iter().take(2).map(|node| node.name.as_str()).collect();
+                    let listed: Vec<&str> = nodes
+                        .iter()
+                        .take(2)
+                        .map(|node| node.name.as_str())
+                        .collect();
                     let more = if nodes.len() > 2 { ", .." } else { "" };
                     format!("{name} ({}{more})", listed.join(", "))
                 }
@@ -166,6 +173,9 @@ impl<'a> Crowd<'a> {
             // All are hypothetical: a real one would be the first.
             let all = nodes.iter().filter_map(|node| stand_for.get(&node.id));
             let all: BTreeSet<&str> = all.map(String::as_str).collect();
+            if all == BTreeSet::from(STRANGERS) {
+                return "anyone else".into();
+            }
             let few: Vec<&str> = all.iter().take(3).copied().collect();
             let more = if all.len() > few.len() { ", .." } else { "" };
             return format!("{}{more}", few.join(", "));
@@ -312,11 +322,11 @@ fn is_name(selector: &NodeSelector) -> bool {
     )
 }
 
+/// Who may join tomorrow, with a user or a tag that no rule names.
+const STRANGERS: [&str; 2] = ["any other user", "any other tag"];
+
 /// The nodes of the mesh, and the hypothetical ones with what they stand for.
-fn everybody(
-    documents: [&Document; 2],
-    nodes: &[Node],
-) -> (Vec<Node>, BTreeMap<NodeId, String>) {
+fn everybody(documents: [&Document; 2], nodes: &[Node]) -> (Vec<Node>, BTreeMap<NodeId, String>) {
     let (mut all, mut stand_for) = (nodes.to_vec(), BTreeMap::new());
     for (version, document) in documents.into_iter().enumerate() {
         let resolved = Resolved::new(document, &all, None);
@@ -337,7 +347,7 @@ fn everybody(
             for (id, name) in world
                 .add_hypothetical(&NodeSelector::Every)
                 .into_iter()
-                .zip(["any other user", "any other tag"])
+                .zip(STRANGERS)
             {
                 stand_for.insert(id, name.to_owned());
             }
@@ -383,14 +393,18 @@ fn add_addresses(
         }
     }
     // A piece begins where a block does, and right after one that ends inside another.
-    let after = ends.iter().filter_map(|end| crate::address::successor(*end));
+    let after = ends
+        .iter()
+        .filter_map(|end| crate::address::successor(*end));
     starts.extend(after.filter(|start| blocks.contains(*start)));
     let taken: BTreeSet<IpAddr> = all.iter().flat_map(|node| node.addresses.clone()).collect();
     let stranger = World::new(documents[0], all, &[]).nobody().clone();
     let mut serial = u64::try_from(all.len()).unwrap_or(u64::MAX / 2);
     let starts: Vec<IpAddr> = starts.into_iter().collect();
     for (index, start) in starts.iter().enumerate() {
-        let next = starts.get(index + 1).filter(|next| next.is_ipv4() == start.is_ipv4());
+        let next = starts
+            .get(index + 1)
+            .filter(|next| next.is_ipv4() == start.is_ipv4());
         let before_next = next.and_then(|next| crate::address::predecessor(*next));
         let last = ends.range(*start..).next().copied();
         let last = before_next.into_iter().chain(last).min().unwrap_or(*start);
@@ -428,9 +442,8 @@ struct Signatures<'a> {
 
 impl<'a> Signatures<'a> {
     fn new(documents: [&Document; 2], resolved: &'a [Resolved; 2]) -> Self {
-        let of_addresses = |it: &NodeSelector| {
-            matches!(it, NodeSelector::Within(_) | NodeSelector::Set(_))
-        };
+        let of_addresses =
+            |it: &NodeSelector| matches!(it, NodeSelector::Within(_) | NodeSelector::Set(_));
         let mut all = documents.into_iter().flat_map(selectors);
         let asked = all.any(|selector| selector.node().is_some_and(of_addresses));
         Self { resolved, asked }

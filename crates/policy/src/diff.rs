@@ -188,7 +188,8 @@ impl Access {
 impl Party {
     fn is(&self, (node, agent): (&NodeId, Option<&AgentName>)) -> bool {
         let kind = self.members.roster.get(node).map(|(kind, _)| *kind);
-        let is_here = kind.is_some_and(|kind| self.members.onto.contains(&Onto::Kind(kind, Own::Any)));
+        let is_here =
+            kind.is_some_and(|kind| self.members.onto.contains(&Onto::Kind(kind, Own::Any)));
         is_here && self.is_of(agent)
     }
 
@@ -209,7 +210,10 @@ impl std::fmt::Display for Party {
                 write!(f, "agents {agents} on {}", self.names.join(", "))
             }
             Some(agent) => {
-                let each = self.names.iter().map(|name| format!("agent:{agent}@{name}"));
+                let each = self
+                    .names
+                    .iter()
+                    .map(|name| format!("agent:{agent}@{name}"));
                 f.write_str(&each.collect::<Vec<_>>().join(", "))
             }
         }

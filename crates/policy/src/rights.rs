@@ -29,8 +29,9 @@ pub(crate) struct Right {
     pub what: What,
     /// All of it but these, in words.
     pub but: Vec<String>,
-    /// Only between these addresses, where the nodes have several.
-    pub ends: Option<(IpAddr, IpAddr)>,
+    /// Only from this address of the source and to that one of the destination, where they have
+    /// several.
+    pub ends: (Option<IpAddr>, Option<IpAddr>),
 }
 
 /// As what.
@@ -95,7 +96,12 @@ pub(crate) struct Comparison<'a> {
 impl<'a> Comparison<'a> {
     /// What differs at a moment, for the nodes that the rules of either version are about which the
     /// other does not have.
-    pub fn run(crowd: &'a Crowd<'a>, changed: [&[bool]; 2], at: UnixTime, most: usize) -> Difference {
+    pub fn run(
+        crowd: &'a Crowd<'a>,
+        changed: [&[bool]; 2],
+        at: UnixTime,
+        most: usize,
+    ) -> Difference {
         let mut comparison = Self {
             crowd,
             at,
@@ -203,8 +209,11 @@ fn condition(document: &Document, rule: &ResolvedRule) -> String {
         let mut asked: Vec<String> = Vec::new();
         for posture in &rule.postures {
             let asserted = document.names.postures.get(&posture.name);
-            let mut all: Vec<String> =
-                asserted.into_iter().flatten().map(ToString::to_string).collect();
+            let mut all: Vec<String> = asserted
+                .into_iter()
+                .flatten()
+                .map(ToString::to_string)
+                .collect();
             all.sort();
             asked.push(all.join(" and "));
         }
@@ -219,7 +228,9 @@ impl AgentSet {
     /// Those of `some`, out of all that can be told apart; none stands for any other.
     fn of(some: &BTreeSet<Option<&AgentName>>, known: &BTreeSet<&AgentName>) -> Self {
         let all = some.contains(&None);
-        let listed = known.iter().filter(|name| some.contains(&Some(name)) != all);
+        let listed = known
+            .iter()
+            .filter(|name| some.contains(&Some(name)) != all);
         Self {
             all,
             names: listed.map(|name| (*name).clone()).collect(),
@@ -250,7 +261,7 @@ impl Right {
             to: AgentSet::every(),
             what,
             but: Vec::new(),
-            ends: None,
+            ends: (None, None),
         }
     }
 
@@ -274,8 +285,11 @@ impl fmt::Display for AgentSet {
 impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.what.fmt(f)?;
-        if let Some((from, onto)) = self.ends {
-            write!(f, " (from {from} to {onto})")?;
+        match self.ends {
+            (None, None) => {}
+            (Some(from), None) => write!(f, " (from {from})")?,
+            (None, Some(onto)) => write!(f, " (to {onto})")?,
+            (Some(from), Some(onto)) => write!(f, " (from {from} to {onto})")?,
         }
         match self.but.is_empty() {
             true => Ok(()),

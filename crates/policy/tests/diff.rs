@@ -14,6 +14,11 @@ use proptest::sample::{select, subsequence};
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const PORTS: [u16; 5] = [22, 80, 443, 8080, 50_000];
 
+/// More by `PROPTEST_CASES`.
+fn cases() -> u32 {
+    ProptestConfig::default().cases.max(192)
+}
+
 fn node_selector() -> impl Strategy<Value = &'static str> {
     select(vec![
         "*",
@@ -74,9 +79,24 @@ fn only() -> impl Strategy<Value = &'static str> {
 
 fn grant() -> impl Strategy<Value = String> {
     let list = |items: Vec<String>| format!("{items:?}");
-    let ports = || subsequence(vec!["*", "22", "tcp:80-443", "udp:1-60000", "ipv6-icmp:*"], 1..=2);
+    let ports = || {
+        subsequence(
+            vec!["*", "22", "tcp:80-443", "udp:1-60000", "ipv6-icmp:*"],
+            1..=2,
+        )
+    };
     let words = || {
-        subsequence(vec!["send", "request", "stream", "call:*", "call:deploy", "call:x"], 1..=3)
+        subsequence(
+            vec![
+                "send",
+                "request",
+                "stream",
+                "call:*",
+                "call:deploy",
+                "call:x",
+            ],
+            1..=3,
+        )
     };
     prop_oneof![
         4 => (vec(end(), 1..3), vec(end(), 1..3), words(), only()).prop_map(move |(src, dst, msg, only)| {
@@ -110,8 +130,9 @@ fn guard() -> impl Strategy<Value = String> {
         2 => select(vec!["topic:a/b", "topic:*/*", "internet:*", "internet:a.x.org:443", "svc:db"])
             .prop_map(str::to_owned),
     ];
-    (end(), dst, demand)
-        .prop_map(|(src, dst, demand)| format!(r#"{{"src": [{src:?}], "dst": [{dst:?}], {demand}}}"#))
+    (end(), dst, demand).prop_map(|(src, dst, demand)| {
+        format!(r#"{{"src": [{src:?}], "dst": [{dst:?}], {demand}}}"#)
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -176,21 +197,29 @@ struct Machine {
 
 fn machine() -> impl Strategy<Value = Machine> {
     let user = proptest::option::of(select(vec!["ana@x.org", "bo@x.org", "cy@x.org"]));
-    (user, subsequence(vec!["tag:a", "tag:b"], 0..=2), any::<bool>(), any::<bool>()).prop_map(
-        |(user, tags, gold, second)| Machine {
+    (
+        user,
+        subsequence(vec!["tag:a", "tag:b"], 0..=2),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(user, tags, gold, second)| Machine {
             user,
             tags,
             gold,
             second,
-        },
-    )
+        })
 }
 
 fn nodes(machines: &[Machine]) -> Vec<Node> {
     let node = |(n, machine): (usize, &Machine)| {
         let mut node = Node::new(id(n), format!("gw-{n}").parse().expect("a name"));
         node.user = machine.user.map(|user| user.parse().expect("a user"));
-        node.tags = machine.tags.iter().map(|tag| tag.parse().expect("a tag")).collect();
+        node.tags = machine
+            .tags
+            .iter()
+            .map(|tag| tag.parse().expect("a tag"))
+            .collect();
         node.addresses = addresses(n, machine);
         if machine.gold {
             let gold = policy::Attribute::Text("gold".into());
@@ -222,11 +251,11 @@ fn document(file: &File) -> Document {
 
 /// Whether a word of a difference opens a port, between these addresses.
 fn opens(word: &str, ends: (IpAddr, IpAddr), protocol: u8, port: u16) -> bool {
-    let (ports, only) = match word.split_once(" (from ") {
-        Some((ports, rest)) => (ports, Some(rest.trim_end_matches(')'))),
-        None => (word, None),
-    };
-    if only.is_some_and(|only| only != format!("{} to {}", ends.0, ends.1)) {
+    let (ports, only) = word.split_once(" (").unwrap_or((word, ""));
+    let only = only.trim_end_matches(')').replace("from ", "");
+    let (from, onto) = only.split_once("to ").unwrap_or((&only, ""));
+    let is_meant = |named: &str, end: IpAddr| named.is_empty() || named.trim() == end.to_string();
+    if !is_meant(from, ends.0) || !is_meant(onto, ends.1) {
         return false;
     }
     let (protocols, range) = match (ports, ports.split_once(':')) {
@@ -235,7 +264,9 @@ fn opens(word: &str, ends: (IpAddr, IpAddr), protocol: u8, port: u16) -> bool {
         (_, Some(("udp", range))) => (vec![17], range),
         (_, Some(("icmp", range))) => (vec![1], range),
         (_, Some(("ipv6-icmp", range))) => (vec![58], range),
-        (range, None) if range.starts_with(|c: char| c.is_ascii_digit()) => (vec![1, 6, 17, 58], range),
+        (range, None) if range.starts_with(|c: char| c.is_ascii_digit()) => {
+            (vec![1, 6, 17, 58], range)
+        }
         _ => return false,
     };
     protocols.contains(&protocol) && (![6, 17].contains(&protocol) || in_range(range, port))
@@ -256,7 +287,9 @@ fn lets(word: &str, method: &str, path: &str, port: u16) -> bool {
         let (request, ports) = part.split_once(" on tcp:").unwrap_or((part, "*"));
         let (methods, paths) = match request.strip_prefix("any method") {
             Some(rest) => (None, rest.trim()),
-            None => request.split_once(' ').map_or((Some(request), ""), |(m, p)| (Some(m), p)),
+            None => request
+                .split_once(' ')
+                .map_or((Some(request), ""), |(m, p)| (Some(m), p)),
         };
         let meant = methods.is_none_or(|methods| methods.split('|').any(|it| it == method));
         in_range(ports, port) && meant && (paths.is_empty() || levels(&paths[1..], &path[1..]))
@@ -276,7 +309,8 @@ fn levels(pattern: &str, text: &str) -> bool {
 }
 
 fn names_topic(name: &str, topic: &str) -> bool {
-    name.strip_prefix("topic:").is_some_and(|pattern| levels(pattern, topic))
+    name.strip_prefix("topic:")
+        .is_some_and(|pattern| levels(pattern, topic))
 }
 
 /// `internet:*.x.org:443`; a port in the name only where it is one of what is left out.
@@ -294,7 +328,7 @@ fn names_host(name: &str, host: &str, port: u16) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_message_or_packet_is_a_gain_exactly_where_the_old_version_denies_and_the_new_allows(
@@ -356,9 +390,13 @@ proptest! {
                         }),
                     }
                 };
-                // Requests know no addresses: those rules are for packets alone.
-                let by_address = |file: &File| file.grants.iter().chain(&file.guards).any(|rule| rule.contains("fd00") || rule.contains("ipset"));
-                if !by_address(&old) && !by_address(&new) {
+                // Requests know no addresses, and packets no agents: where rules name these, what is
+                // said of a port is said of its packets alone.
+                let apart = |file: &File| {
+                    let by_address = file.grants.iter().chain(&file.guards).any(|rule| rule.contains("fd00") || rule.contains("ipset"));
+                    by_address || file.guards.iter().chain(&file.blocks).any(|rule| rule.contains("agent:"))
+                };
+                if !apart(&old) && !apart(&new) {
                     prop_assert_eq!(said(&diff.gains), allowed == [false, true], "{:?}\n{}\n->\n{}\n{:#?}", request, text(&old), text(&new), diff.gains);
                     prop_assert_eq!(said(&diff.losses), allowed == [true, false], "{:?}\n{}\n->\n{}\n{:#?}", request, text(&old), text(&new), diff.losses);
                 }
@@ -445,7 +483,9 @@ fn diff(old: &str, new: &str) -> PolicyDiff {
 
 fn said(list: &[Access]) -> Vec<String> {
     let lines = list.iter();
-    lines.map(|line| format!("{} -> {}: {}", line.src, line.dst, line.what.join(", "))).collect()
+    lines
+        .map(|line| format!("{} -> {}: {}", line.src, line.dst, line.what.join(", ")))
+        .collect()
 }
 
 #[test]
@@ -514,7 +554,10 @@ fn conditions_guards_blocks_and_postures_are_told_apart_from_access() {
             "blocks": [{"id": "q", "match": ["agent:x@tag:c"], "until": "2020-01-01T00:00:00Z"}]"#,
     );
 
-    assert!(changed.gains.is_empty() && changed.losses.is_empty(), "{changed:#?}");
+    assert!(
+        changed.gains.is_empty() && changed.losses.is_empty(),
+        "{changed:#?}"
+    );
     let conditions: Vec<_> = changed
         .conditions
         .iter()
@@ -523,10 +566,25 @@ fn conditions_guards_blocks_and_postures_are_told_apart_from_access() {
     assert_eq!(
         conditions,
         [
-            ("agent:*@tag:a".into(), "always", "until 2090-01-01T00:00:00Z"),
-            ("agent:*@tag:c".into(), "where node:x < 1", "where node:x < 2"),
+            (
+                "agent:*@tag:a".into(),
+                "always",
+                "until 2090-01-01T00:00:00Z"
+            ),
+            (
+                "agent:*@tag:c".into(),
+                "where node:x < 1",
+                "where node:x < 2"
+            ),
         ]
     );
-    let rules: Vec<_> = changed.rules.iter().map(|rule| (rule.kind, rule.name.as_str())).collect();
-    assert_eq!(rules, [("block", "q"), ("guard", "g"), ("posture", "posture:p")]);
+    let rules: Vec<_> = changed
+        .rules
+        .iter()
+        .map(|rule| (rule.kind, rule.name.as_str()))
+        .collect();
+    assert_eq!(
+        rules,
+        [("block", "q"), ("guard", "g"), ("posture", "posture:p")]
+    );
 }

@@ -16,18 +16,29 @@ pub(crate) struct Cell {
     pub rights: BTreeMap<(Option<AgentSet>, Option<AgentSet>), Vec<String>>,
 }
 
-type Key = (BTreeSet<usize>, BTreeSet<Onto>, Option<AgentSet>, Option<AgentSet>);
+type Key = (
+    BTreeSet<usize>,
+    BTreeSet<Onto>,
+    Option<AgentSet>,
+    Option<AgentSet>,
+);
 
 pub(super) fn lines(crowd: &Crowd<'_>, version: usize, rights: &Rights) -> Vec<Access> {
     let mut lines: BTreeMap<Key, (BTreeSet<&Right>, BTreeSet<&GrantRef>)> = BTreeMap::new();
     for (right, rows) in rights {
         let mut equal: BTreeMap<BTreeSet<Onto>, BTreeSet<usize>> = BTreeMap::new();
         for (src, columns) in rows {
-            equal.entry(simplified(crowd, *src, columns)).or_default().insert(*src);
+            equal
+                .entry(simplified(crowd, *src, columns))
+                .or_default()
+                .insert(*src);
         }
         for (columns, sources) in equal {
-            let by: BTreeSet<&GrantRef> =
-                sources.iter().filter_map(|src| rows.get(src)).flat_map(BTreeMap::values).collect();
+            let by: BTreeSet<&GrantRef> = sources
+                .iter()
+                .filter_map(|src| rows.get(src))
+                .flat_map(BTreeMap::values)
+                .collect();
             let (from, to) = agents(right, &columns);
             let line = lines.entry((sources, columns, from, to)).or_default();
             line.0.insert(right);
@@ -40,7 +51,11 @@ pub(super) fn lines(crowd: &Crowd<'_>, version: usize, rights: &Rights) -> Vec<A
             src: source(crowd, version, sources, from),
             dst: destination(crowd, version, columns, to),
             what: words(&rights),
-            by: by.iter().map(ToString::to_string).filter(|name| !name.is_empty()).collect(),
+            by: by
+                .iter()
+                .map(ToString::to_string)
+                .filter(|name| !name.is_empty())
+                .collect(),
         })
         .collect();
     all.sort_by_cached_key(|line| (line.src.to_string(), line.dst.to_string()));
@@ -61,9 +76,15 @@ pub(crate) fn cells(crowd: &Crowd<'_>, rights: &Rights) -> Vec<Cell> {
         let columns = BTreeSet::from([onto.clone()]);
         let mut groups: BTreeMap<_, BTreeSet<&Right>> = BTreeMap::new();
         for right in rights {
-            groups.entry(agents(right, &columns)).or_default().insert(right);
+            groups
+                .entry(agents(right, &columns))
+                .or_default()
+                .insert(right);
         }
-        groups.into_iter().map(|(agents, rights)| (agents, words(&rights))).collect()
+        groups
+            .into_iter()
+            .map(|(agents, rights)| (agents, words(&rights)))
+            .collect()
     };
     cells
         .into_iter()
@@ -78,7 +99,9 @@ pub(crate) fn cells(crowd: &Crowd<'_>, rights: &Rights) -> Vec<Cell> {
 /// The destinations of one source, without what follows from the rest.
 fn simplified(crowd: &Crowd<'_>, src: usize, columns: &BTreeMap<Onto, GrantRef>) -> BTreeSet<Onto> {
     let is_same = |onto: &&Onto| matches!(onto, Onto::Kind(_, Own::Same));
-    let to_others = columns.keys().any(|onto| matches!(onto, Onto::Kind(_, Own::Other)));
+    let to_others = columns
+        .keys()
+        .any(|onto| matches!(onto, Onto::Kind(_, Own::Other)));
     let own = columns.keys().filter(is_same).count();
     if own > 0 && !to_others && own == crowd.of_same_user(src).len() {
         let rest = columns.keys().filter(|onto| !is_same(onto));
@@ -108,7 +131,7 @@ fn agents(right: &Right, columns: &BTreeSet<Onto>) -> (Option<AgentSet>, Option<
 fn words(rights: &BTreeSet<&Right>) -> Vec<String> {
     let opened: Vec<(&Ports, &[String])> = rights
         .iter()
-        .filter(|right| right.ends.is_none())
+        .filter(|right| right.ends == (None, None))
         .filter_map(|right| match &right.what {
             What::Ports(ports) | What::Connect(ports) => Some((ports, &right.but[..])),
             _ => None,
@@ -137,7 +160,10 @@ fn source(
         gateways: kinds.iter().map(|kind| crowd.kinds[*kind].count).sum(),
         members: Members {
             agents,
-            onto: kinds.into_iter().map(|kind| Onto::Kind(kind, Own::Any)).collect(),
+            onto: kinds
+                .into_iter()
+                .map(|kind| Onto::Kind(kind, Own::Any))
+                .collect(),
             roster: crowd.roster.clone(),
         },
     }

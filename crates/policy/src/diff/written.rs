@@ -25,7 +25,9 @@ pub(super) fn changes(documents: [&Document; 2]) -> Vec<RuleChange> {
     let [old, new] = [0, 1].map(|version: usize| items(documents[version], &shifted, version));
     let only = |mine: &[Item], theirs: &[Item]| {
         let theirs: BTreeSet<_> = theirs.iter().map(|item| (item.kind, &item.means)).collect();
-        let mine = mine.iter().filter(|item| !theirs.contains(&(item.kind, &item.means)));
+        let mine = mine
+            .iter()
+            .filter(|item| !theirs.contains(&(item.kind, &item.means)));
         let entries = mine.map(|item| ((item.kind, item.name.clone()), item.says.clone()));
         entries.collect::<BTreeMap<_, _>>()
     };
@@ -47,12 +49,17 @@ pub(super) fn changed_grants(documents: [&Document; 2]) -> [Vec<bool>; 2] {
     let meanings = [0, 1].map(|version: usize| {
         let document = documents[version];
         let rules = document.rules.iter();
-        rules.map(|rule| grant(document, rule, &shifted, version)).collect::<Vec<_>>()
+        rules
+            .map(|rule| grant(document, rule, &shifted, version))
+            .collect::<Vec<_>>()
     });
     let sets = [0, 1].map(|version: usize| meanings[version].iter().collect::<BTreeSet<_>>());
     [0, 1].map(|version: usize| {
         let other = &sets[1 - version];
-        meanings[version].iter().map(|means| !other.contains(means)).collect()
+        meanings[version]
+            .iter()
+            .map(|means| !other.contains(means))
+            .collect()
     })
 }
 
@@ -79,7 +86,9 @@ pub(super) fn denying(documents: [&Document; 2], at: UnixTime) -> [Vec<Denying>;
         let blocks = document.blocks.iter().enumerate();
         let blocks = blocks.filter(|(_, block)| is_new(&block_means(block, &shifted, version)));
         let guards = guards.map(|(index, _)| Denying::Guard(index));
-        guards.chain(blocks.map(|(index, _)| Denying::Block(index))).collect()
+        guards
+            .chain(blocks.map(|(index, _)| Denying::Block(index)))
+            .collect()
     })
 }
 
@@ -100,11 +109,15 @@ pub(super) fn mark_guarded(
         return;
     }
     let kinds = |version: usize, ends: &[End]| -> BTreeSet<usize> {
-        ends.iter().flat_map(|end| crowd.matching(version, end.selector)).collect()
+        ends.iter()
+            .flat_map(|end| crowd.matching(version, end.selector))
+            .collect()
     };
     let sides: [Vec<_>; 2] = [0, 1].map(|version: usize| {
         let rules = crowd.resolved[version].rules().all().iter();
-        rules.map(|rule| (kinds(version, &rule.src), kinds(version, &rule.dst))).collect()
+        rules
+            .map(|rule| (kinds(version, &rule.src), kinds(version, &rule.dst)))
+            .collect()
     });
     for (version, all) in denying.iter().enumerate() {
         let rules = crowd.resolved[version].rules();
@@ -112,7 +125,11 @@ pub(super) fn mark_guarded(
             let (src, dst, either) = match one {
                 Denying::Guard(index) => {
                     let guard = &rules.all_guards()[*index];
-                    (kinds(version, &guard.src), kinds(version, &guard.dst), false)
+                    (
+                        kinds(version, &guard.src),
+                        kinds(version, &guard.dst),
+                        false,
+                    )
                 }
                 Denying::Block(index) => {
                     let matched = kinds(version, &rules.all_blocks()[*index].matches);
@@ -138,13 +155,23 @@ fn items(document: &Document, shifted: &BTreeSet<NodeSelector>, version: usize) 
     let mut items = Vec::new();
     for guard in &document.guards {
         let msg: Vec<&str> = guard.msg.iter().map(|verb| verb.as_str()).collect();
-        let only = if msg.is_empty() { String::new() } else { format!(" {}", msg.join(", ")) };
+        let only = if msg.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", msg.join(", "))
+        };
         let per = guard.rate.as_ref().map(|rate| rate.key).into_iter();
-        let per = per.chain(guard.spend.as_ref().map(|spend| spend.key)).map(|key| {
-            let parts = [(key.src, "src"), (key.dst, "dst"), (key.user, "user")];
-            let named: Vec<&str> = parts.iter().filter(|part| part.0).map(|part| part.1).collect();
-            format!(" per {}", named.join(","))
-        });
+        let per = per
+            .chain(guard.spend.as_ref().map(|spend| spend.key))
+            .map(|key| {
+                let parts = [(key.src, "src"), (key.dst, "dst"), (key.user, "user")];
+                let named: Vec<&str> = parts
+                    .iter()
+                    .filter(|part| part.0)
+                    .map(|part| part.1)
+                    .collect();
+                format!(" per {}", named.join(","))
+            });
         items.push(Item {
             kind: "guard",
             name: guard.name.to_string(),
@@ -159,7 +186,9 @@ fn items(document: &Document, shifted: &BTreeSet<NodeSelector>, version: usize) 
         });
     }
     for block in &document.blocks {
-        let until = block.until.map(|until| format!(" until {}", rfc3339(until)));
+        let until = block
+            .until
+            .map(|until| format!(" until {}", rfc3339(until)));
         items.push(Item {
             kind: "block",
             name: block.name.to_string(),
@@ -214,7 +243,9 @@ fn shifted(documents: [&Document; 2]) -> BTreeSet<NodeSelector> {
     let sets = old.ipsets.keys().chain(new.ipsets.keys());
     let sets = sets.filter(|name| old.ipsets.get(*name) != new.ipsets.get(*name));
     let groups = groups.map(|name| NodeSelector::Group(name.clone()));
-    groups.chain(sets.map(|name| NodeSelector::Set(name.clone()))).collect()
+    groups
+        .chain(sets.map(|name| NodeSelector::Set(name.clone())))
+        .collect()
 }
 
 /// The meaning of a grant as text: equal where two grants are.
@@ -229,15 +260,22 @@ fn grant(
     let msg: Vec<&str> = rule.msg.iter().map(|verb| verb.as_str()).collect();
     let skills: BTreeSet<String> = rule.skills.iter().map(ToString::to_string).collect();
     let via: BTreeSet<&str> = rule.via.iter().map(|tag| tag.as_str()).collect();
-    let app: BTreeSet<String> =
-        rule.app.iter().map(|app| format!("{} {}", app.name, app.values)).collect();
+    let app: BTreeSet<String> = rule
+        .app
+        .iter()
+        .map(|app| format!("{} {}", app.name, app.values))
+        .collect();
     let http: BTreeSet<String> = rule.http.iter().map(ToString::to_string).collect();
     let postures: BTreeSet<BTreeSet<String>> = rule
         .postures
         .iter()
         .map(|name| {
             let asserted = document.names.postures.get(name);
-            asserted.into_iter().flatten().map(ToString::to_string).collect()
+            asserted
+                .into_iter()
+                .flatten()
+                .map(ToString::to_string)
+                .collect()
         })
         .collect();
     let valid = rule.valid.as_ref().map(ToString::to_string);
@@ -265,7 +303,11 @@ fn guard_means(guard: &Guard, shifted: &BTreeSet<NodeSelector>, version: usize) 
 }
 
 fn block_means(block: &Block, shifted: &BTreeSet<NodeSelector>, version: usize) -> String {
-    format!("{:?} {:?}", side_means(&block.matches, shifted, version), block.until)
+    format!(
+        "{:?} {:?}",
+        side_means(&block.matches, shifted, version),
+        block.until
+    )
 }
 
 fn side_means(

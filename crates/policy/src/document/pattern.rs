@@ -111,7 +111,9 @@ impl Levels {
         for level in &self.levels {
             match (level, theirs.next()) {
                 // The root alone has an empty level, and no star stands for it.
-                (Level::Rest | Level::One, Some(Level::Literal(b))) if b.is_empty() => return false,
+                (Level::Rest | Level::One, Some(Level::Literal(b))) if b.is_empty() => {
+                    return false;
+                }
                 (Level::Rest, Some(_)) => return true,
                 (Level::One, Some(Level::One | Level::Literal(_))) => {}
                 (Level::Literal(a), Some(Level::Literal(b))) if a == b => {}
@@ -355,7 +357,10 @@ mod tests {
         assert_eq!(meet("**", "a/**").as_deref(), Some("a/**"));
         assert_eq!(meet("a/*", "a"), None);
         assert_eq!(meet("a/*", "b/*"), None);
-        let (root, all) = (Levels::path("/").expect("/"), Levels::path("/**").expect("all"));
+        let (root, all) = (
+            Levels::path("/").expect("/"),
+            Levels::path("/**").expect("all"),
+        );
         assert!(!all.covers(&root) && all.meet(&root).is_none() && root.meet(&root).is_some());
         let domain = |text| Domain::parse(text).expect(text);
         let both = domain("*.x.org").meet(&domain("a.x.org:443"));

@@ -126,8 +126,8 @@ impl Ports {
             (Protocols::Only(_), Protocols::Common) => false,
             (mine, theirs) => mine == theirs,
         };
-        let inside = self.range.start() <= other.range.start()
-            && self.range.end() >= other.range.end();
+        let inside =
+            self.range.start() <= other.range.start() && self.range.end() >= other.range.end();
         let portless = other.all_protocols().iter().all(|it| !has_ports(*it));
         protocols && (inside || portless)
     }

@@ -45,7 +45,8 @@ struct Side {
     denied: BTreeSet<Element>,
 }
 
-type Found = BTreeMap<(Change, Element, Vec<String>), (BTreeSet<Option<AgentName>>, Option<GrantRef>)>;
+type Found =
+    BTreeMap<(Change, Element, Vec<String>), (BTreeSet<Option<AgentName>>, Option<GrantRef>)>;
 
 impl<'a> Comparison<'a> {
     /// Topics, services and the internet.
@@ -61,7 +62,8 @@ impl<'a> Comparison<'a> {
         });
         let guards = [0, 1].map(|version: usize| {
             let all = crowd.resolved[version].guards_from(places[version]);
-            all.filter(|guard| !guard.resources.is_empty()).collect::<Vec<_>>()
+            all.filter(|guard| !guard.resources.is_empty())
+                .collect::<Vec<_>>()
         });
         let ends = |version: usize| {
             let rules = rules[version].iter().map(|rule| &rule.src);
@@ -73,7 +75,10 @@ impl<'a> Comparison<'a> {
             let sides = [0, 1].map(|version: usize| {
                 let place = places[version];
                 let mut side = Side::default();
-                for rule in rules[version].iter().filter(|rule| means(&rule.src, place, agent)) {
+                for rule in rules[version]
+                    .iter()
+                    .filter(|rule| means(&rule.src, place, agent))
+                {
                     let open = self.is_open(rule, place) && !self.is_blocked(version, place, agent);
                     for element in onward(rule) {
                         side.add(element, rule, open, crowd.documents[version]);
@@ -98,7 +103,9 @@ impl<'a> Comparison<'a> {
             let side: &Between<'_> = &sides[version];
             let rules = side.rules.iter().filter(|rule| !rule.ip.is_empty());
             let guards = crowd.resolved[version].guards_between(side.src, side.dst);
-            rules.map(|rule| &rule.src).chain(guards.map(|guard| &guard.src))
+            rules
+                .map(|rule| &rule.src)
+                .chain(guards.map(|guard| &guard.src))
         };
         let known = self.known_agents([0, 1].map(|version| (sides[version].src, ends(version))));
         let mut found = Found::new();
@@ -117,7 +124,12 @@ impl<'a> Comparison<'a> {
                 });
                 for rule in rules {
                     let open = !closed && self.is_open(rule, between.src);
-                    for what in rule.ip.iter().filter_map(tcp).flat_map(|it| requests(rule, &it)) {
+                    for what in rule
+                        .ip
+                        .iter()
+                        .filter_map(tcp)
+                        .flat_map(|it| requests(rule, &it))
+                    {
                         let element = Element {
                             spot: Spot::Node,
                             what,
@@ -135,7 +147,9 @@ impl<'a> Comparison<'a> {
     fn compare_sides(&mut self, sides: [Side; 2], agent: Option<&AgentName>, found: &mut Found) {
         let cuts: BTreeSet<Ports> = sides.iter().flat_map(Side::ports).collect();
         let [before, after] = sides.map(|side| side.divided(&cuts));
-        self.left = self.left.saturating_sub(before.granted.len() + after.granted.len());
+        self.left = self
+            .left
+            .saturating_sub(before.granted.len() + after.granted.len());
         let mut changed = BTreeSet::new();
         for (change, new, old) in [
             (Change::Gain, &after, &before),
@@ -159,7 +173,9 @@ impl<'a> Comparison<'a> {
             }
             let by = is.by.clone().or(was.by.clone());
             let change = Change::condition(&was, &is);
-            let entry = found.entry((change, element.clone(), Vec::new())).or_default();
+            let entry = found
+                .entry((change, element.clone(), Vec::new()))
+                .or_default();
             entry.0.insert(agent.cloned());
             entry.1 = entry.1.take().or(by);
         }
@@ -208,7 +224,12 @@ impl<'a> Comparison<'a> {
         blocks.any(|it| it.block.holds(self.at) && means(&it.matches, place, agent))
     }
 
-    fn is_guarded(&self, resolved: &Resolved, side: &Between<'_>, agent: Option<&AgentName>) -> bool {
+    fn is_guarded(
+        &self,
+        resolved: &Resolved,
+        side: &Between<'_>,
+        agent: Option<&AgentName>,
+    ) -> bool {
         resolved.guards_between(side.src, side.dst).any(|guard| {
             guard.msg.is_empty()
                 && means(&guard.src, side.src, agent)
@@ -232,7 +253,9 @@ impl Side {
         document: &crate::Document,
     ) {
         if open {
-            self.open.entry(element.clone()).or_insert_with(|| rule.name.clone());
+            self.open
+                .entry(element.clone())
+                .or_insert_with(|| rule.name.clone());
         }
         self.granted.entry(element).or_default().add(document, rule);
     }
@@ -331,9 +354,14 @@ impl Element {
             let all = super::nodes::pieces(*protocol, &cuts.iter().collect());
             let (first, last) = ports.range();
             let inside = all.into_iter().filter(|(a, b)| *a >= first && *b <= last);
-            pieces.extend(inside.map(|range| Self {
-                spot: self.spot.clone(),
-                what: self.what.clone().on(Some(Ports::new(Some(*protocol), range))),
+            pieces.extend(inside.map(|range| {
+                Self {
+                    spot: self.spot.clone(),
+                    what: self
+                        .what
+                        .clone()
+                        .on(Some(Ports::new(Some(*protocol), range))),
+                }
             }));
         }
         pieces
@@ -555,7 +583,8 @@ fn requests(rule: &ResolvedRule, ports: &Ports) -> Vec<What> {
         };
         for method in &methods {
             let each = paths.iter();
-            requests.extend(each.map(|path| What::Http(ports.clone(), method.clone(), path.clone())));
+            requests
+                .extend(each.map(|path| What::Http(ports.clone(), method.clone(), path.clone())));
         }
     }
     requests
@@ -570,12 +599,17 @@ fn widest(list: impl Iterator<Item = Element>) -> Vec<Element> {
 
 fn ports_alone(ports: &Ports) -> String {
     let text = ports.to_string();
-    text.strip_prefix("tcp:").map_or(text.clone(), str::to_owned)
+    text.strip_prefix("tcp:")
+        .map_or(text.clone(), str::to_owned)
 }
 
 type Joined = Vec<(
     (Change, What, Spot, Vec<String>),
-    (BTreeSet<Option<AgentName>>, Vec<Option<Ports>>, Option<GrantRef>),
+    (
+        BTreeSet<Option<AgentName>>,
+        Vec<Option<Ports>>,
+        Option<GrantRef>,
+    ),
 )>;
 
 /// Puts together again what only ports divide.
@@ -588,7 +622,10 @@ fn joined(found: Found) -> Joined {
         let entry = joined.entry(key).or_default();
         if let Some(ports) = ports {
             let (first, last) = ports.range();
-            ports.all_protocols().iter().for_each(|it| entry.0.push(*it, first, last));
+            ports
+                .all_protocols()
+                .iter()
+                .for_each(|it| entry.0.push(*it, first, last));
         }
         entry.1 = entry.1.take().or(by);
     }

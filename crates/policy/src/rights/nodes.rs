@@ -53,7 +53,9 @@ impl<'a> Comparison<'a> {
         let sides = [before, after];
         let column = Onto::Kind(dst, own);
         let any = |of: fn(&ResolvedRule) -> bool| {
-            sides.iter().any(|side| side.rules.iter().any(|rule| of(rule)))
+            sides
+                .iter()
+                .any(|side| side.rules.iter().any(|rule| of(rule)))
         };
         if any(ResolvedRule::is_for_messages) {
             self.compare_messages(&sides, src, &column);
@@ -100,7 +102,10 @@ impl<'a> Comparison<'a> {
                     if let Some((change, name)) = asked {
                         let what = What::Verb(*verb);
                         by.entry((change.clone(), what.clone())).or_insert(name);
-                        found.entry((change, what, Vec::new())).or_default().insert((from, to));
+                        found
+                            .entry((change, what, Vec::new()))
+                            .or_default()
+                            .insert((from, to));
                     }
                 }
                 for (every, named, other) in &skills {
@@ -149,12 +154,18 @@ impl<'a> Comparison<'a> {
     ) {
         let rules = || sides.iter().flat_map(|side| &side.rules);
         let ports: BTreeSet<&Ports> = rules().flat_map(|rule| &rule.ip).collect();
-        let protocols: BTreeSet<u8> =
-            ports.iter().flat_map(|ports| ports.all_protocols().iter().copied()).collect();
-        let several = from.len() > 1 || onto.len() > 1;
-        let mut found: BTreeMap<(Change, Option<(IpAddr, IpAddr)>), Ranges> = BTreeMap::new();
+        let protocols: BTreeSet<u8> = ports
+            .iter()
+            .flat_map(|ports| ports.all_protocols().iter().copied())
+            .collect();
+        let several = (from.len() > 1, onto.len() > 1);
+        let mut found: BTreeMap<(Change, (Option<IpAddr>, Option<IpAddr>)), Ranges> =
+            BTreeMap::new();
         let mut by: BTreeMap<Change, GrantRef> = BTreeMap::new();
-        for (from, onto) in from.iter().flat_map(|from| onto.iter().map(move |onto| (*from, *onto))) {
+        for (from, onto) in from
+            .iter()
+            .flat_map(|from| onto.iter().map(move |onto| (*from, *onto)))
+        {
             for protocol in &protocols {
                 for (first, last) in pieces(*protocol, &ports) {
                     let asked = self.ask(sides, None, |side| To::Packet {
@@ -165,8 +176,11 @@ impl<'a> Comparison<'a> {
                     });
                     if let Some((change, name)) = asked {
                         by.entry(change.clone()).or_insert(name);
-                        let key = (change, several.then_some((from, onto)));
-                        found.entry(key).or_default().push(*protocol, first, last);
+                        let ends = (several.0.then_some(from), several.1.then_some(onto));
+                        found
+                            .entry((change, ends))
+                            .or_default()
+                            .push(*protocol, first, last);
                     }
                 }
             }
@@ -223,7 +237,9 @@ impl<'a> Comparison<'a> {
                 tags
             });
             let ports = via.iter().flat_map(|tags| {
-                rule.ip.iter().map(|ports| What::Via(tags.clone(), ports.clone()))
+                rule.ip
+                    .iter()
+                    .map(|ports| What::Via(tags.clone(), ports.clone()))
             });
             let apps = rule.app.iter().filter(|_| via.is_none());
             let apps = apps.map(|app| What::App(app.name.clone(), app.values.to_string()));
@@ -257,7 +273,10 @@ impl<'a> Comparison<'a> {
     }
 
     /// The agents that rules, guards and blocks of either version tell apart at each end.
-    fn agents(&self, sides: &[Between<'a>; 2]) -> (BTreeSet<&'a AgentName>, BTreeSet<&'a AgentName>) {
+    fn agents(
+        &self,
+        sides: &[Between<'a>; 2],
+    ) -> (BTreeSet<&'a AgentName>, BTreeSet<&'a AgentName>) {
         let (mut senders, mut receivers) = (BTreeSet::new(), BTreeSet::new());
         for (version, side) in sides.iter().enumerate() {
             let resolved = &self.crowd.resolved[version];
@@ -301,12 +320,13 @@ impl<'a> Comparison<'a> {
             strict: true,
             attributes: None,
         });
-        let granted = [0, 1].map(|version: usize| {
-            match cases[version].decide(&crowd.resolved[version]) {
-                Decision::Allowed { rule, .. } => Some(rule.name.clone()),
-                _ => None,
-            }
-        });
+        let granted =
+            [0, 1].map(
+                |version: usize| match cases[version].decide(&crowd.resolved[version]) {
+                    Decision::Allowed { rule, .. } => Some(rule.name.clone()),
+                    _ => None,
+                },
+            );
         match granted {
             [None, Some(by)] => return Some((Change::Gain, by)),
             [Some(by), None] => return Some((Change::Loss, by)),
@@ -407,9 +427,13 @@ fn summed(
 ) -> Vec<(What, Vec<String>)> {
     if !changed.contains(&None) {
         let each = changed.iter().flatten();
-        return each.map(|skill| (What::Skill((*skill).clone()), Vec::new())).collect();
+        return each
+            .map(|skill| (What::Skill((*skill).clone()), Vec::new()))
+            .collect();
     }
-    let others = named.iter().filter(|skill| !changed.contains(&Some(**skill)));
+    let others = named
+        .iter()
+        .filter(|skill| !changed.contains(&Some(**skill)));
     let but = others.map(|skill| skill.to_string()).collect();
     vec![(What::Skill(every.clone()), but)]
 }
@@ -426,10 +450,15 @@ fn rectangles(
     }
     let mut equal: BTreeMap<AgentSet, BTreeSet<Option<&AgentName>>> = BTreeMap::new();
     for (from, to) in rows {
-        equal.entry(AgentSet::of(&to, receivers)).or_default().insert(from);
+        equal
+            .entry(AgentSet::of(&to, receivers))
+            .or_default()
+            .insert(from);
     }
     let products = equal.into_iter();
-    products.map(|(to, from)| (AgentSet::of(&from, senders), to)).collect()
+    products
+        .map(|(to, from)| (AgentSet::of(&from, senders), to))
+        .collect()
 }
 
 /// The ports of a protocol, divided where some entry begins or ends.
@@ -438,7 +467,10 @@ pub(super) fn pieces(protocol: u8, ports: &BTreeSet<&Ports>) -> Vec<(u16, u16)> 
         return vec![(0, u16::MAX)];
     }
     let mut starts = BTreeSet::from([0]);
-    for ports in ports.iter().filter(|it| it.all_protocols().contains(&protocol)) {
+    for ports in ports
+        .iter()
+        .filter(|it| it.all_protocols().contains(&protocol))
+    {
         let (first, last) = ports.range();
         starts.insert(first);
         starts.extend(last.checked_add(1));
@@ -474,22 +506,35 @@ impl Ranges {
             }
         }
         let whole = [(0, u16::MAX)];
-        let pings = [1, 58].iter().all(|it| self.0.get(it).is_some_and(|ranges| ranges[..] == whole));
+        let pings = [1, 58]
+            .iter()
+            .all(|it| self.0.get(it).is_some_and(|ranges| ranges[..] == whole));
         if pings && let (Some(tcp), Some(udp)) = (self.0.get(&6), self.0.get(&17)) {
-            let both: Vec<_> = tcp.iter().filter(|range| udp.contains(range)).copied().collect();
+            let both: Vec<_> = tcp
+                .iter()
+                .filter(|range| udp.contains(range))
+                .copied()
+                .collect();
             for range in &both {
                 ports.push(Ports::new(None, *range));
             }
             if !both.is_empty() {
                 for protocol in [6, 17] {
-                    self.0.entry(protocol).or_default().retain(|range| !both.contains(range));
+                    self.0
+                        .entry(protocol)
+                        .or_default()
+                        .retain(|range| !both.contains(range));
                 }
                 self.0.remove(&1);
                 self.0.remove(&58);
             }
         }
         for (protocol, ranges) in self.0 {
-            ports.extend(ranges.into_iter().map(|range| Ports::new(Some(protocol), range)));
+            ports.extend(
+                ranges
+                    .into_iter()
+                    .map(|range| Ports::new(Some(protocol), range)),
+            );
         }
         ports
     }
