@@ -18,7 +18,7 @@ use crate::crowd::{Crowd, Own, Roster};
 use crate::rights::{AgentSet, Comparison, Onto};
 use crate::{Document, Node};
 
-pub(crate) use self::lines::{Cell, cells};
+pub(crate) use self::lines::cells;
 
 /// What differs between two versions of a policy, at one moment, for these gateways and for those
 /// that may join.

@@ -189,6 +189,18 @@ impl Document {
         summary::of(self)
     }
 
+    /// The same names, and nothing that uses them: the policy that grants nothing.
+    pub(crate) fn without_rules(&self) -> Self {
+        Self {
+            names: self.names.clone(),
+            rules: Vec::new(),
+            guards: Vec::new(),
+            blocks: Vec::new(),
+            expectations: Vec::new(),
+            source: self.source.clone(),
+        }
+    }
+
     /// How many expectations its `tests` have.
     pub fn expectation_count(&self) -> usize {
         self.expectations.len()

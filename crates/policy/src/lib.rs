@@ -25,6 +25,7 @@ mod document;
 mod explain;
 mod filter;
 mod lint;
+mod matrix;
 mod node;
 mod packet_rules;
 mod reasons;
@@ -44,6 +45,7 @@ pub use document::{
 };
 pub use explain::{Explanation, Finding};
 pub use filter::{InnerPacket, PacketFilter};
+pub use matrix::{Matrix, MatrixCell, MatrixKind};
 pub use node::Node;
 pub use packet_rules::{Network, PacketRule};
 pub use self_test::{TestOutcome, TestReport};
