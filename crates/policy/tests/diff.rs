@@ -396,6 +396,13 @@ proptest! {
                     let by_address = file.grants.iter().chain(&file.guards).any(|rule| rule.contains("fd00") || rule.contains("ipset"));
                     by_address || file.guards.iter().chain(&file.blocks).any(|rule| rule.contains("agent:"))
                 };
+                // What is said of requests themselves holds everywhere.
+                let requests = |list: &[Access]| list.iter()
+                    .filter(|access| access.is_about((&id(src), Some(&agent)), (&id(dst), None)))
+                    .flat_map(|access| &access.what)
+                    .any(|word| word.contains(" on tcp:") && lets(word, method, path, port));
+                prop_assert!(!requests(&diff.gains) || allowed == [false, true], "{:?}\n{}\n->\n{}\n{:#?}", request, text(&old), text(&new), diff.gains);
+                prop_assert!(!requests(&diff.losses) || allowed == [true, false], "{:?}\n{}\n->\n{}\n{:#?}", request, text(&old), text(&new), diff.losses);
                 if !apart(&old) && !apart(&new) {
                     prop_assert_eq!(said(&diff.gains), allowed == [false, true], "{:?}\n{}\n->\n{}\n{:#?}", request, text(&old), text(&new), diff.gains);
                     prop_assert_eq!(said(&diff.losses), allowed == [true, false], "{:?}\n{}\n->\n{}\n{:#?}", request, text(&old), text(&new), diff.losses);

@@ -13,12 +13,12 @@ struct Line {
 
 /// Draws it.
 pub(super) fn draw(matrix: &Matrix, title: &str) -> String {
-    let rows: Vec<Vec<String>> = matrix.rows.iter().map(|kind| heading(kind, HEAD)).collect();
-    let heads: Vec<Vec<String>> = matrix
-        .columns
-        .iter()
-        .map(|kind| heading(kind, HEAD))
-        .collect();
+    // Where there is no gateway at all, that is no news of any kind.
+    let counted = matrix.rows.iter().any(|kind| kind.gateways > Some(0));
+    let headings = |kinds: &[MatrixKind]| -> Vec<Vec<String>> {
+        kinds.iter().map(|kind| heading(kind, counted)).collect()
+    };
+    let (rows, heads) = (headings(&matrix.rows), headings(&matrix.columns));
     let cells: Vec<Vec<Vec<Line>>> = (0..rows.len())
         .map(|row| {
             (0..heads.len())
@@ -188,10 +188,10 @@ fn text(svg: &mut String, (x, y): (usize, usize), class: &str, lines: &[String])
 }
 
 /// The name of a row or column, and how many gateways it is.
-fn heading(kind: &MatrixKind, width: usize) -> Vec<String> {
-    let mut lines = wrapped(&kind.name, width);
+fn heading(kind: &MatrixKind, counted: bool) -> Vec<String> {
+    let mut lines = wrapped(&kind.name, HEAD);
     lines.truncate(MAX_LINES);
-    lines.extend(match kind.gateways {
+    lines.extend(match kind.gateways.filter(|_| counted) {
         None => None,
         Some(0) => Some("no gateway yet".to_owned()),
         Some(1) => Some("1 gateway".to_owned()),

@@ -114,7 +114,9 @@ impl<'a> Comparison<'a> {
                 let (resolved, between) = (&crowd.resolved[version], &sides[version]);
                 let mut side = Side::default();
                 let closed = self.is_blocked(version, between.src, agent)
-                    || self.is_blocked(version, between.dst, None)
+                    || resolved.blocks_of(between.dst).any(|it| {
+                        it.block.holds(self.at) && means_node(&it.matches, between.dst)
+                    })
                     || self.is_guarded(resolved, between, agent);
                 let rules = between.rules.iter().filter(|rule| {
                     let to_node = |end: &End| end.agent.is_none();
@@ -233,7 +235,7 @@ impl<'a> Comparison<'a> {
         resolved.guards_between(side.src, side.dst).any(|guard| {
             guard.msg.is_empty()
                 && means(&guard.src, side.src, agent)
-                && means(&guard.dst, side.dst, None)
+                && means_node(&guard.dst, side.dst)
                 && self.denies(guard)
         })
     }
@@ -471,6 +473,11 @@ fn means(ends: &[End], place: &Place, agent: Option<&AgentName>) -> bool {
         Some(crate::document::AgentPattern::Every) => true,
         Some(pattern) => agent.is_some_and(|agent| pattern.matches(agent)),
     })
+}
+
+/// Whether a node is meant as such, and not an agent there.
+fn means_node(ends: &[End], place: &Place) -> bool {
+    ends_in(ends, &place.class).any(|end| end.agent.is_none())
 }
 
 /// What a rule opens where no node is.
