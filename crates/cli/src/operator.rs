@@ -270,6 +270,17 @@ pub fn gateways(context: &Context) -> Result<Vec<policy::Node>, Failure> {
     Ok(nodes.collect())
 }
 
+/// The policy in force, as this operator's machine holds it; none where there is no mesh or no
+/// policy yet.
+pub fn policy_in_force(context: &Context) -> Result<Option<String>, Failure> {
+    let path = context.state_dir(Owner::Operator)?;
+    if !path.join("trust.cbor").exists() {
+        return Ok(None);
+    }
+    let files = OperatorFiles::open_in(&path)?;
+    Ok(files.trust.policy().map(|policy| policy.text.clone()))
+}
+
 /// Signs a policy whose tests passed, and gives it to every beacon with everything else.
 pub fn push_policy(context: &Context, text: String) -> Result<(), Failure> {
     let mut files = OperatorFiles::open(context)?;

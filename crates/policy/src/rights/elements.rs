@@ -114,9 +114,9 @@ impl<'a> Comparison<'a> {
                 let (resolved, between) = (&crowd.resolved[version], &sides[version]);
                 let mut side = Side::default();
                 let closed = self.is_blocked(version, between.src, agent)
-                    || resolved.blocks_of(between.dst).any(|it| {
-                        it.block.holds(self.at) && means_node(&it.matches, between.dst)
-                    })
+                    || resolved
+                        .blocks_of(between.dst)
+                        .any(|it| it.block.holds(self.at) && means_node(&it.matches, between.dst))
                     || self.is_guarded(resolved, between, agent);
                 let rules = between.rules.iter().filter(|rule| {
                     let to_node = |end: &End| end.agent.is_none();
