@@ -113,6 +113,17 @@ pub fn now() -> UnixTime {
     UnixTime(since.map_or(0, |since| since.as_secs()))
 }
 
+/// The moment of an option like `--at`: now where there is none.
+pub fn moment(at: Option<&str>) -> Result<UnixTime, Failure> {
+    let Some(text) = at else {
+        return Ok(now());
+    };
+    policy::parse_time(text).ok_or_else(|| {
+        Failure::usage(format!("--at {text:?} is no date and time"))
+            .hint("write it with its offset: 2026-12-31T00:00:00Z (RFC 3339)")
+    })
+}
+
 /// Random bytes of the operating system, for keys.
 pub fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bytes = [0; N];

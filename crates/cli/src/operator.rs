@@ -288,5 +288,16 @@ fn gateways_of(files: &OperatorFiles, now: UnixTime) -> Vec<policy::Node> {
     nodes.collect()
 }
 
+/// The policy in force, as this operator's machine holds it; none where there is no mesh or no
+/// policy yet.
+pub fn policy_in_force(context: &Context) -> Result<Option<String>, Failure> {
+    let path = context.state_dir(Owner::Operator)?;
+    if !path.join("trust.cbor").exists() {
+        return Ok(None);
+    }
+    let files = OperatorFiles::open_in(&path)?;
+    Ok(files.trust.policy().map(|policy| policy.text.clone()))
+}
+
 /// How long a membership is good unless asked otherwise (identity.md §3).
 const YEAR: Duration = Duration::from_secs(365 * 86_400);

@@ -6,10 +6,12 @@
 //! with `--json` to stdout as one object.
 
 mod check;
+mod diff;
 mod explain;
 mod file;
 mod history;
 mod known;
+mod matrix;
 mod nodes;
 mod push;
 mod show;
@@ -40,6 +42,12 @@ pub enum Command {
     /// Say whether something is allowed, and why
     #[command(after_help = explain::HELP)]
     Explain(explain::ExplainArgs),
+    /// Say who gains and who loses what by a new version of a file
+    #[command(after_help = diff::HELP)]
+    Diff(diff::DiffArgs),
+    /// Show who may reach whom, as a table or as a picture
+    #[command(after_help = matrix::HELP)]
+    Matrix(matrix::MatrixArgs),
     /// Print the gateways of this mesh, as `--nodes` reads them
     #[command(after_help = "Example:\n  crabmesh policy nodes > nodes.json")]
     Nodes,
@@ -63,6 +71,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Check(args) => check::check(&args, context),
         Command::Test(args) => check::test(&args, context),
         Command::Explain(args) => explain::explain(&args, context),
+        Command::Diff(args) => diff::diff(&args, context),
+        Command::Matrix(args) => matrix::matrix(&args, context),
         Command::Nodes => nodes::nodes(context),
         Command::Push(args) => push::push(&args, context),
         Command::History => history::history(context),

@@ -214,7 +214,7 @@ fn masked(address: IpAddr, bits: u8) -> IpAddr {
 }
 
 /// The next address of the same family.
-fn successor(address: IpAddr) -> Option<IpAddr> {
+pub(crate) fn successor(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => Some(Ipv4Addr::from_bits(v4.to_bits().checked_add(1)?).into()),
         IpAddr::V6(v6) => Some(Ipv6Addr::from_bits(v6.to_bits().checked_add(1)?).into()),
@@ -222,7 +222,7 @@ fn successor(address: IpAddr) -> Option<IpAddr> {
 }
 
 /// The address before, of the same family.
-fn predecessor(address: IpAddr) -> Option<IpAddr> {
+pub(crate) fn predecessor(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => Some(Ipv4Addr::from_bits(v4.to_bits().checked_sub(1)?).into()),
         IpAddr::V6(v6) => Some(Ipv6Addr::from_bits(v6.to_bits().checked_sub(1)?).into()),

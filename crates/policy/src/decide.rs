@@ -251,11 +251,11 @@ impl<'a> Case<'a> {
             To::Skill { skill, .. } => rule.skills.iter().any(|known| known.covers(skill)),
             // Of a rule with `http` the proxy alone knows what passes; of one with `via` the route.
             To::Packet { protocol, port, .. } => {
-                rule.http.is_empty() && !rule.via && opens(protocol, port)
+                rule.http.is_empty() && rule.via.is_empty() && opens(protocol, port)
             }
             To::HttpNode {
                 port, method, path, ..
-            } => !rule.via && opens(TCP, port) && lets(method, path),
+            } => rule.via.is_empty() && opens(TCP, port) && lets(method, path),
             To::Internet { port, .. } => {
                 rule.http.is_empty() && (rule.ip.is_empty() || opens(TCP, port))
             }

@@ -105,11 +105,20 @@ impl Diagnostic {
 
     /// Line and column, both from 1, the column in characters.
     pub fn position(&self) -> (usize, usize) {
+        self.line_and_column(self.span.start)
+    }
+
+    /// The same of the first character after it.
+    pub fn end_position(&self) -> (usize, usize) {
+        self.line_and_column(self.span.end)
+    }
+
+    fn line_and_column(&self, at: usize) -> (usize, usize) {
         let text = self
             .source
             .as_ref()
             .map_or("", |source| source.inner().as_str());
-        let before = text.get(..self.span.start).unwrap_or_default();
+        let before = text.get(..at).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (
             before.bytes().filter(|byte| *byte == b'\n').count() + 1,

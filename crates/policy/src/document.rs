@@ -30,7 +30,8 @@ pub use self::guard::RateKey;
 pub(crate) use self::guard::{Approve, Guard, Rate, Spend};
 pub(crate) use self::http::HttpRule;
 pub(crate) use self::names::Names;
-pub(crate) use self::ports::{Ports, TCP, UDP};
+pub(crate) use self::pattern::{Domain, Levels};
+pub(crate) use self::ports::{Ports, TCP, UDP, has_ports};
 pub(crate) use self::posture::Assertion;
 pub use self::posture::{Attribute, Attributes};
 pub(crate) use self::reader::Spanned;
@@ -189,6 +190,18 @@ impl Document {
     /// What each grant, guard and block says, in the order of the file.
     pub fn summary(&self) -> impl Iterator<Item = RuleSummary> {
         summary::of(self)
+    }
+
+    /// The same names, and nothing that uses them: the policy that grants nothing.
+    pub(crate) fn without_rules(&self) -> Self {
+        Self {
+            names: self.names.clone(),
+            rules: Vec::new(),
+            guards: Vec::new(),
+            blocks: Vec::new(),
+            expectations: Vec::new(),
+            source: self.source.clone(),
+        }
     }
 
     /// How many expectations its `tests` have.

@@ -17,16 +17,21 @@
 mod address;
 mod authorizer;
 mod cases;
+mod crowd;
 mod decide;
 mod diagnostic;
+mod diff;
 mod document;
 mod explain;
 mod filter;
 mod lint;
+mod matrix;
 mod node;
 mod packet_rules;
 mod reasons;
 mod resolve;
+mod rights;
+mod sarif;
 mod self_test;
 mod standing;
 mod verb;
@@ -36,14 +41,17 @@ mod world;
 pub use address::{AddressSet, ParsePrefixError, Prefix};
 pub use authorizer::{HttpRequest, MessageRequest, Policy};
 pub use diagnostic::{Diagnostic, Severity};
+pub use diff::{Access, ConditionChange, Party, PolicyDiff, RuleChange};
 pub use document::{
     Attribute, Attributes, Document, Feature, MAX_PUSHED, MAX_TEXT, RateKey, RuleSummary,
     parse_time,
 };
 pub use explain::{Explanation, Finding};
 pub use filter::{InnerPacket, PacketFilter};
+pub use matrix::{Matrix, MatrixCell, MatrixKind};
 pub use node::Node;
 pub use packet_rules::{Network, PacketRule};
+pub use sarif::sarif;
 pub use self_test::{TestOutcome, TestReport};
 pub use verb::{ParseVerbError, Skill, Verb, VerbSet};
 pub use verdict::{Bucket, BucketKey, Denial, GrantRef, Verdict};

@@ -1,58 +1,69 @@
-//! What may be a mistake although the file is well-formed, once the gateways are known.
+//! What may be a mistake although the file is well-formed.
+//!
+//! | code | |
+//! |---|---|
+//! | W107 | a selector matches no gateway |
+//! | W109 | another grant allows all of it |
+//! | W110 | a guard is about nothing that is granted |
+//! | W111 | several destinations, and as many ports: each opens all |
+//! | W112 | a person is meant whose gateways all have tags |
+//! | W113 | a posture asks for what no gateway tells |
+//! | W114 | something is granted that nothing asks for in this version |
+//! | W115 | somebody loses the last grant |
+//! | W116 | wider than the version before |
 
-use std::collections::{BTreeMap, BTreeSet};
+mod guards;
+mod selectors;
+mod shadow;
+mod shape;
+mod since;
+
+use std::collections::BTreeMap;
+
+use identity::UnixTime;
 
 use crate::Node;
 use crate::diagnostic::Diagnostic;
-use crate::document::{Document, NodeSelector, Selector, Spanned};
-use crate::resolve::Matcher;
+use crate::document::Document;
 
 impl Document {
-    /// Warns of selectors that match none of these gateways, each once: a mistyped name permits
-    /// nothing, and says nothing either.
+    /// Warns of what the file says by itself, and of what it says of these gateways where there are
+    /// any.
     pub fn lint(&self, nodes: &[Node]) -> Vec<Diagnostic> {
-        let mut ids = BTreeMap::new();
-        for selector in self.written().filter_map(|entry| entry.value.node()) {
-            let next = u32::try_from(ids.len()).expect("a file has fewer than 2^32 bytes");
-            ids.entry(selector.clone()).or_insert(next);
+        let mut found = shape::lint(self);
+        found.extend(shadow::lint(self));
+        found.extend(guards::lint(self));
+        // Before the first gateway has joined every name would match nobody.
+        if !nodes.is_empty() {
+            found.extend(selectors::lint(self, nodes));
         }
-        let matcher = Matcher::new(self, &ids);
-        let matched: BTreeSet<u32> = nodes
-            .iter()
-            .flat_map(|node| matcher.selectors_of(node))
-            .collect();
-        let mut said = BTreeSet::new();
-        let mut warnings = Vec::new();
-        for entry in self.written() {
-            let Some(selector) = entry.value.node() else {
-                continue;
-            };
-            let nobody = !matched.contains(&ids[selector]);
-            if nobody && said.insert(selector) {
-                warnings.push(self.matches_nobody(selector, entry.span.clone()));
-            }
-        }
-        warnings
+        self.few(found)
     }
 
-    fn written(&self) -> impl Iterator<Item = &Spanned<Selector>> {
-        let rules = self.rules.iter().flat_map(|rule| rule.selectors());
-        let guards = self.guards.iter().flat_map(|guard| guard.selectors());
-        let blocks = self.blocks.iter().flat_map(|block| &block.matches);
-        rules.chain(guards).chain(blocks)
+    /// Warns of what this version takes from somebody altogether, and of what it permits that the
+    /// version before did not.
+    pub fn lint_since(&self, before: &Self, nodes: &[Node], at: UnixTime) -> Vec<Diagnostic> {
+        self.few(since::lint(self, before, nodes, at))
     }
 
-    fn matches_nobody(&self, selector: &NodeSelector, span: std::ops::Range<usize>) -> Diagnostic {
-        let message = format!("\"{selector}\" matches no gateway of this mesh");
-        let warning = Diagnostic::warning("W107", span, message).with_source(&self.source);
-        match selector {
-            NodeSelector::Tag(tag) => warning.help(format!(
-                "invite one: crabmesh invite --name NAME --tag {tag}"
-            )),
-            NodeSelector::User(user) => warning.help(format!(
-                "invite one: crabmesh invite --name NAME --user {user}"
-            )),
-            _ => warning,
+    /// In the order of the file; of each code as many as somebody reads.
+    fn few(&self, mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
+        found.sort_by_key(|warning| warning.span().start);
+        let mut said: BTreeMap<&'static str, usize> = BTreeMap::new();
+        found.retain(|warning| {
+            let said = said.entry(warning.code()).or_default();
+            *said += 1;
+            *said <= MAX_OF_CODE
+        });
+        for (code, count) in said.into_iter().filter(|(_, count)| *count > MAX_OF_CODE) {
+            let message = format!("{} more of {code} are not shown", count - MAX_OF_CODE);
+            found.push(Diagnostic::warning(code, 0..0, message));
         }
+        let all = found.into_iter();
+        all.map(|warning| warning.with_source(&self.source))
+            .collect()
     }
 }
+
+/// The next one helps nobody who has not mended these.
+const MAX_OF_CODE: usize = 20;

@@ -209,9 +209,13 @@ impl Resolved {
         src.class.src.iter().map(|index| self.rules.rule(*index))
     }
 
-    /// The rules that have a node as destination, in file order.
-    pub fn rules_to<'a>(&'a self, dst: &'a Place) -> impl Iterator<Item = &'a ResolvedRule> {
-        dst.class.dst.iter().map(|index| self.rules.rule(*index))
+    /// The rules that have one node as source and another as destination, in file order.
+    pub fn rules_between<'a>(
+        &'a self,
+        src: &'a Place,
+        dst: &'a Place,
+    ) -> impl Iterator<Item = &'a ResolvedRule> {
+        common(&src.class.src, &dst.class.dst).map(|index| self.rules.rule(index))
     }
 
     /// The guards that may be about what goes from one node to another, in file order.
@@ -349,6 +353,11 @@ impl Class {
             ways_from_local: !self.from_local.is_empty(),
             blocks: !self.blocks.is_empty(),
         }
+    }
+
+    /// The numbers of the selectors that match, sorted.
+    pub fn selectors(&self) -> &[u32] {
+        &self.selectors
     }
 
     /// Whether a selector of the file matches.

@@ -18,6 +18,8 @@ pub(crate) struct World<'a> {
     selectors: BTreeMap<NodeSelector, Vec<NodeId>>,
     /// What the hypothetical ones stand for.
     stand_for: Vec<(NodeId, String)>,
+    /// A name that no node has and no rule names: what hypothetical ones are called.
+    nobody: NodeName,
     agents: Agents,
 }
 
@@ -34,8 +36,17 @@ impl<'a> World<'a> {
         let sources = questions.iter().filter_map(|it| it.src.agent());
         let written = selectors(document).filter_map(Selector::agent);
         let patterns = asked.chain(sources).chain(written);
+        let used: BTreeSet<&NodeName> = nodes.iter().map(|node| &node.name).collect();
+        let named: BTreeSet<&NodeName> = selectors(document)
+            .filter_map(|selector| match selector.node() {
+                Some(NodeSelector::Named(name)) => Some(name),
+                _ => None,
+            })
+            .collect();
+        let taken = |name: &NodeName| used.contains(name) || named.contains(name);
         Self {
             document,
+            nobody: fresh("some-gateway", taken),
             real: nodes.len(),
             nodes: nodes.to_vec(),
             selectors: BTreeMap::new(),
@@ -80,14 +91,31 @@ impl<'a> World<'a> {
             .map(|node| node.id)
             .collect();
         if found.is_empty() {
-            for node in self.imagine(selector) {
-                found.push(node.id);
-                self.stand_for.push((node.id, stands_for(selector, &node)));
-                self.nodes.push(node);
-            }
+            found = self.add_hypothetical(selector);
         }
         self.selectors.insert(selector.clone(), found.clone());
         found
+    }
+
+    /// Adds the nodes that a selector could match.
+    pub fn add_hypothetical(&mut self, selector: &NodeSelector) -> Vec<NodeId> {
+        let nodes = self.imagine(selector);
+        let ids = nodes.iter().map(|node| node.id).collect();
+        for node in nodes {
+            self.stand_for.push((node.id, stands_for(selector, &node)));
+            self.nodes.push(node);
+        }
+        ids
+    }
+
+    /// A name that no node has and no rule names.
+    pub fn nobody(&self) -> &NodeName {
+        &self.nobody
+    }
+
+    /// All nodes, and what the hypothetical ones stand for.
+    pub fn into_nodes(self) -> (Vec<Node>, Vec<(NodeId, String)>) {
+        (self.nodes, self.stand_for)
     }
 
     fn imagine(&self, selector: &NodeSelector) -> Vec<Node> {
@@ -149,16 +177,6 @@ impl<'a> World<'a> {
 
     /// A node that no rule names, without user and tags.
     fn stranger(&self, index: usize) -> Node {
-        let used: BTreeSet<&NodeName> = self.nodes.iter().map(|node| &node.name).collect();
-        let written: BTreeSet<&NodeName> = selectors(self.document)
-            .filter_map(|selector| match selector.node() {
-                Some(NodeSelector::Named(name)) => Some(name),
-                _ => None,
-            })
-            .collect();
-        let name = fresh("some-gateway", |name: &NodeName| {
-            used.contains(name) || written.contains(name)
-        });
         let serial = u64::try_from(self.nodes.len() + index).expect("nodes fit in memory");
         let mut id = [0xff; 16];
         id[8..].copy_from_slice(&serial.to_be_bytes());
@@ -166,7 +184,7 @@ impl<'a> World<'a> {
         let address = Ipv6Addr::from_bits(0x2001_0db8_u128 << 96 | u128::from(serial));
         Node {
             addresses: vec![address.into()],
-            ..Node::new(NodeId(id), name)
+            ..Node::new(NodeId(id), self.nobody.clone())
         }
     }
 }
@@ -213,7 +231,7 @@ pub(crate) fn selectors(document: &Document) -> impl Iterator<Item = &Selector> 
 }
 
 /// A name that is not taken, made from `stem` (numbered before an `@`).
-fn fresh<T: std::str::FromStr>(stem: &str, taken: impl Fn(&T) -> bool) -> T {
+pub(crate) fn fresh<T: std::str::FromStr>(stem: &str, taken: impl Fn(&T) -> bool) -> T {
     let (head, tail) = stem.split_at(stem.find('@').unwrap_or(stem.len()));
     let plain = std::iter::once(stem.to_owned());
     plain

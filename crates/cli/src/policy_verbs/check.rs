@@ -1,18 +1,21 @@
 //! `policy check` and `policy test`: what is wrong with a file, and whether it means what it says.
 
-use policy::{Node, Policy, Severity, TestReport};
+use policy::{Diagnostic, Document, Node, Policy, Severity, TestReport};
 use serde_json::json;
 
 use super::file::{Read, tell};
 use super::{File, Known, count};
 use crate::context::{Context, now};
 use crate::failure::Failure;
-use crate::terminal;
+use crate::{operator, terminal};
 
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     #[command(flatten)]
     pub file: File,
+    /// Print SARIF 2.1.0, for services that annotate a change in review
+    #[arg(long)]
+    pub sarif: bool,
     #[command(flatten)]
     pub known: Known,
 }
@@ -26,7 +29,15 @@ pub struct TestArgs {
 }
 
 /// After the help of `check`.
-pub const HELP: &str = "Examples:\n  crabmesh policy check policy.hujson\n  crabmesh policy check policy.hujson --nodes nodes.json";
+pub const HELP: &str = "\
+On the operator's machine it is also held against the policy in force, unless --nodes is given.
+
+Exit code: 0 it loads, 1 it does not, 2 it cannot be read; warnings change nothing.
+
+Examples:
+  crabmesh policy check policy.hujson
+  crabmesh policy check policy.hujson --nodes nodes.json
+  crabmesh policy check policy.hujson --sarif > policy.sarif";
 
 /// `policy check`.
 pub fn check(args: &CheckArgs, context: &Context) -> Result<(), Failure> {
@@ -36,16 +47,20 @@ pub fn check(args: &CheckArgs, context: &Context) -> Result<(), Failure> {
         Ok((document, warnings)) => (Some(document), warnings),
         Err(said) => (None, said),
     };
-    // Before the first invitation every name would match nobody.
-    if let Some(document) = document.as_ref().filter(|_| !gateways.is_empty()) {
+    if let Some(document) = &document {
         said.extend(document.lint(&gateways));
+        if args.known.nodes.is_none() {
+            said.extend(since(document, &gateways, context)?);
+        }
     }
     let of = |severity| said.iter().filter(|d| d.severity() == severity).count();
     let (errors, warnings) = (of(Severity::Error), of(Severity::Warning));
     let (rules, tests) = document.as_ref().map_or((0, 0), |document| {
         (document.rule_count(), document.expectation_count())
     });
-    if context.json {
+    if args.sarif {
+        context.output().object(&policy::sarif(&read.name, &said))?;
+    } else if context.json {
         context.output().object(&json!({
             "file": read.name, "ok": errors == 0, "errors": errors, "warnings": warnings,
             "rules": rules, "tests": tests, "diagnostics": said,
@@ -60,7 +75,7 @@ pub fn check(args: &CheckArgs, context: &Context) -> Result<(), Failure> {
             count(errors, "error")
         )));
     }
-    if !context.json {
+    if !context.json && !args.sarif {
         context.output().line(format!(
             "{}: {}, {}, {}",
             terminal::printable(&read.name),
@@ -70,6 +85,22 @@ pub fn check(args: &CheckArgs, context: &Context) -> Result<(), Failure> {
         ))?;
     }
     Ok(())
+}
+
+/// What the file takes away altogether, and permits beyond the policy in force.
+fn since(
+    document: &Document,
+    gateways: &[Node],
+    context: &Context,
+) -> Result<Vec<Diagnostic>, Failure> {
+    let Some(text) = operator::policy_in_force(context)? else {
+        return Ok(Vec::new());
+    };
+    // An older crabmesh may have signed what this one does not read: then there is nothing to say.
+    let before = Document::parse("the policy in force", &text);
+    Ok(before.map_or(Vec::new(), |(before, _)| {
+        document.lint_since(&before, gateways, now())
+    }))
 }
 
 /// `policy test`.

@@ -4,7 +4,7 @@ use policy::{Explanation, Policy};
 
 use super::file::{Read, tell};
 use super::{File, Known};
-use crate::context::{Context, now};
+use crate::context::{Context, moment};
 use crate::failure::{Exit, Failure};
 use crate::output::note;
 
@@ -40,13 +40,7 @@ Examples:
 
 /// `policy explain`.
 pub fn explain(args: &ExplainArgs, context: &Context) -> Result<(), Failure> {
-    let at = match &args.at {
-        None => now(),
-        Some(text) => policy::parse_time(text).ok_or_else(|| {
-            Failure::usage(format!("--at {text:?} is no date and time"))
-                .hint("write it with its offset: 2026-12-31T00:00:00Z (RFC 3339)")
-        })?,
-    };
+    let at = moment(args.at.as_deref())?;
     let read = Read::new(&args.file, context)?;
     let gateways = args.known.gateways(context)?;
     let (document, warnings) = read.parse().map_err(|said| read.refused(&said))?;

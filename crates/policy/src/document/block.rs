@@ -1,7 +1,6 @@
 //! The blocks: whom nothing may reach and who may reach nothing, whatever the grants say.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use identity::UnixTime;
 
@@ -17,7 +16,6 @@ use crate::diagnostic::Diagnostic;
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     pub name: GrantRef,
-    pub span: Range<usize>,
     pub matches: Vec<Spanned<Selector>>,
     pub reason: Option<String>,
     pub until: Option<UnixTime>,
@@ -63,7 +61,6 @@ pub(super) fn read(reader: &mut Reader, sections: &Fields<'_>, names: &Names) ->
             .and_then(|text| read_time(reader, &text));
         blocks.push(Block {
             name: GrantRef(name.into()),
-            span: span(object),
             matches,
             reason,
             until,

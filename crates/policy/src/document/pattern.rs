@@ -110,6 +110,10 @@ impl Levels {
         let mut theirs = other.levels.iter();
         for level in &self.levels {
             match (level, theirs.next()) {
+                // The root alone has an empty level, and no star stands for it.
+                (Level::Rest | Level::One, Some(Level::Literal(b))) if b.is_empty() => {
+                    return false;
+                }
                 (Level::Rest, Some(_)) => return true,
                 (Level::One, Some(Level::One | Level::Literal(_))) => {}
                 (Level::Literal(a), Some(Level::Literal(b))) if a == b => {}
@@ -118,9 +122,46 @@ impl Levels {
         }
         theirs.next().is_none()
     }
+
+    /// What both patterns mean.
+    pub fn meet(&self, other: &Self) -> Option<Self> {
+        let (mut mine, mut theirs) = (self.levels.iter(), other.levels.iter());
+        let mut levels: Vec<Level> = Vec::new();
+        loop {
+            let (level, rest) = match (mine.next(), theirs.next()) {
+                (None, None) => break,
+                (Some(Level::Rest), Some(level)) => (level, Some(theirs.as_slice())),
+                (Some(level), Some(Level::Rest)) => (level, Some(mine.as_slice())),
+                (Some(Level::One), Some(level)) | (Some(level), Some(Level::One)) => (level, None),
+                (Some(level), Some(same)) if level == same => (level, None),
+                _ => return None,
+            };
+            let literal = matches!(level, Level::Literal(text) if text.is_empty());
+            if literal && self.levels != other.levels {
+                return None;
+            }
+            levels.push(level.clone());
+            if let Some(rest) = rest {
+                levels.extend_from_slice(rest);
+                break;
+            }
+        }
+        let words: Vec<&str> = levels.iter().map(Level::as_str).collect();
+        let root = if self.text.starts_with('/') { "/" } else { "" };
+        let text = format!("{root}{}", words.join("/")).into();
+        Some(Self { levels, text })
+    }
 }
 
 impl Level {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Literal(text) => text,
+            Self::One => "*",
+            Self::Rest => "**",
+        }
+    }
+
     fn parse(level: &str, plain: impl Fn(u8) -> bool) -> Result<Self, String> {
         match level {
             "*" => Ok(Self::One),
@@ -224,6 +265,34 @@ impl Domain {
         self.wildcard && self.name.is_empty()
     }
 
+    /// The only port, where it has one.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The same names on every port.
+    pub fn on_every_port(&self) -> Self {
+        Self {
+            port: None,
+            ..self.clone()
+        }
+    }
+
+    /// What both mean.
+    pub fn meet(&self, other: &Self) -> Option<Self> {
+        let port = match (self.port, other.port) {
+            (Some(a), Some(b)) if a != b => return None,
+            (a, b) => a.or(b),
+        };
+        let (mine, theirs) = (self.on_every_port(), other.on_every_port());
+        let narrower = match (mine.covers(&theirs), theirs.covers(&mine)) {
+            (true, _) => theirs,
+            (_, true) => mine,
+            (false, false) => return None,
+        };
+        Some(Self { port, ..narrower })
+    }
+
     /// Whether everything that the other means is meant by this one too.
     pub fn covers(&self, other: &Self) -> bool {
         let ports = self.port.is_none() || self.port == other.port;
@@ -273,6 +342,31 @@ mod tests {
         for wrong in ["", "a//b", "**/a", "a/b*", "a/../b"] {
             assert!(Levels::topic(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_two_patterns_both_mean_is_a_pattern() {
+        let meet = |a: &str, b: &str| {
+            let (a, b) = (Levels::topic(a).expect("a"), Levels::topic(b).expect("b"));
+            let both = a.meet(&b).map(|both| both.to_string());
+            assert_eq!(both, b.meet(&a).map(|both| both.to_string()));
+            both
+        };
+        assert_eq!(meet("a/*/c", "a/b/**").as_deref(), Some("a/b/c"));
+        assert_eq!(meet("a/**", "*/b").as_deref(), Some("a/b"));
+        assert_eq!(meet("**", "a/**").as_deref(), Some("a/**"));
+        assert_eq!(meet("a/*", "a"), None);
+        assert_eq!(meet("a/*", "b/*"), None);
+        let (root, all) = (
+            Levels::path("/").expect("/"),
+            Levels::path("/**").expect("all"),
+        );
+        assert!(!all.covers(&root) && all.meet(&root).is_none() && root.meet(&root).is_some());
+        let domain = |text| Domain::parse(text).expect(text);
+        let both = domain("*.x.org").meet(&domain("a.x.org:443"));
+        assert_eq!(both, Some(domain("a.x.org:443")));
+        assert_eq!(domain("x.org:80").meet(&domain("x.org:443")), None);
+        assert_eq!(domain("*.x.org").meet(&domain("x.org")), None);
     }
 
     #[test]

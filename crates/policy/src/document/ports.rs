@@ -1,5 +1,6 @@
 //! What an `ip` grant opens: protocols and ports.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -97,6 +98,22 @@ impl Ports {
         }
     }
 
+    /// One protocol, or all four common ones, from one port to another.
+    pub fn new(protocol: Option<u8>, (first, last): (u16, u16)) -> Self {
+        Self {
+            protocols: protocol.map_or(Protocols::Common, Protocols::Only),
+            range: first..=last,
+        }
+    }
+
+    /// Every protocol that it opens.
+    pub fn all_protocols(&self) -> &[u8] {
+        match &self.protocols {
+            Protocols::Common => &COMMON,
+            Protocols::Only(number) => std::slice::from_ref(number),
+        }
+    }
+
     /// First and last port.
     pub fn range(&self) -> (u16, u16) {
         (*self.range.start(), *self.range.end())
@@ -109,9 +126,23 @@ impl Ports {
             (Protocols::Only(_), Protocols::Common) => false,
             (mine, theirs) => mine == theirs,
         };
-        protocols
-            && self.range.start() <= other.range.start()
-            && self.range.end() >= other.range.end()
+        let inside =
+            self.range.start() <= other.range.start() && self.range.end() >= other.range.end();
+        let portless = other.all_protocols().iter().all(|it| !has_ports(*it));
+        protocols && (inside || portless)
+    }
+}
+
+impl PartialOrd for Ports {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ports {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |ports: &Self| (ports.protocol(), ports.range());
+        key(self).cmp(&key(other))
     }
 }
 

@@ -91,6 +91,11 @@ impl Assertion {
         }
     }
 
+    /// Whether it can only hold where the attribute is known.
+    pub fn asks_value(&self) -> bool {
+        self.test != Test::NotSet
+    }
+
     /// The attribute that it is about.
     pub fn attribute(&self) -> &str {
         &self.attribute

@@ -93,6 +93,13 @@ impl Matcher {
         found.into_iter().collect()
     }
 
+    /// The numbers of the blocks and sets that an address is in.
+    pub fn blocks_of(&self, address: IpAddr) -> Vec<u32> {
+        let mut found = Vec::new();
+        self.find_address(address, &mut found);
+        found
+    }
+
     fn find_address(&self, address: IpAddr, found: &mut Vec<u32>) {
         for (bits, blocks) in &self.blocks {
             let block = Prefix::around(address, *bits);

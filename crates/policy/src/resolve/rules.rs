@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::quick::AgentNumbers;
+use identity::Tag;
+
 use super::{Class, Matcher, Place};
 use crate::address::{AddressSet, Prefix};
 use crate::document::{
@@ -26,6 +28,8 @@ pub(crate) struct Rules {
     pub guards_by_src: Postings,
     pub guards_by_dst: Postings,
     pub blocks_by_match: Postings,
+    /// By number.
+    pub selectors: Box<[NodeSelector]>,
 }
 
 /// One rule.
@@ -36,7 +40,8 @@ pub(crate) struct ResolvedRule {
     pub msg: VerbSet,
     pub skills: Vec<Skill>,
     pub app: Vec<Capability>,
-    pub via: bool,
+    /// Only over gateways with one of these tags.
+    pub via: Vec<Tag>,
     pub http: Vec<HttpRule>,
     pub credential: Option<Box<str>>,
     pub valid: Option<Valid>,
@@ -46,6 +51,8 @@ pub(crate) struct ResolvedRule {
     pub dst: Vec<End>,
     /// The destinations that are no nodes.
     pub resources: Vec<Selector>,
+    /// Whether it also opens the way to the internet over a gateway that is one.
+    pub to_internet: bool,
 }
 
 /// One posture that a rule asks for.
@@ -81,11 +88,11 @@ pub(crate) struct ResolvedBlock {
 /// One selector of a rule.
 #[derive(Debug)]
 pub(crate) struct End {
-    selector: u32,
+    pub selector: u32,
     /// Whether the selector is `*`.
     pub is_every: bool,
     pub agent: Option<AgentPattern>,
-    of_source_user: bool,
+    pub of_source_user: bool,
     /// Narrows packets to these addresses of the node.
     pub within: Option<Addresses>,
 }
@@ -141,6 +148,11 @@ impl Rules {
                     .iter()
                     .flat_map(|rule| rule.src.iter().chain(&rule.dst)),
             ),
+            selectors: {
+                let mut numbered: Vec<_> = ids.iter().map(|(it, id)| (*id, it.clone())).collect();
+                numbered.sort_unstable_by_key(|(id, _)| *id);
+                numbered.into_iter().map(|(_, selector)| selector).collect()
+            },
             rules,
             guards,
             blocks,
@@ -318,7 +330,7 @@ impl Numbers<'_> {
             msg: rule.msg,
             skills: rule.skills.clone(),
             app: rule.app.clone(),
-            via: !rule.via.is_empty(),
+            via: rule.via.clone(),
             http: rule.http.clone(),
             credential: rule.credential.clone(),
             valid: rule.valid.clone(),
@@ -326,6 +338,8 @@ impl Numbers<'_> {
             src: self.ends(&rule.src),
             dst: self.ends(&rule.dst),
             resources: resources(&rule.dst),
+            to_internet: (rule.dst.iter())
+                .any(|entry| entry.value.node() == Some(&NodeSelector::Internet)),
         }
     }
 
