@@ -65,6 +65,8 @@ fn a_policy_is_tried_pushed_kept_and_taken_back() {
     assert_eq!(plan["version"], "1.2", "{plan}");
     assert_eq!(plan["in_force"], "1.1");
     assert_eq!(plan["changes"], true);
+    let gains = plan["diff"]["gains"].as_array().expect("a list");
+    assert!(!gains.is_empty(), "{plan}");
     assert_eq!(history(&operator), (vec!["1.1".into()], "1.1".into()));
 
     let pushed = &objects(&operator, &["policy", "push", "-"], ANAS)[0];
@@ -82,6 +84,11 @@ fn a_policy_is_tried_pushed_kept_and_taken_back() {
         told.lines().nth(1).expect("a row").contains("in force"),
         "{told}"
     );
+
+    let plan = ok(&operator, &["policy", "push", "--dry-run"], "");
+    assert!(plan.contains("would be signed as policy 1.3"), "{plan}");
+    let lost = |line: &str| line.starts_with("- ") && line.contains("ana@example.com");
+    assert!(plan.lines().any(lost), "{plan}");
 
     // Each text is there, and nobody else's to read.
     let shown = ok(&operator, &["policy", "show", "--version", "1"], "");

@@ -2,13 +2,13 @@
 //! holds what it promises, if gateways can hold what it demands, and if it locks nobody out who
 //! pushes it.
 
-use policy::{Document, Policy};
+use policy::{Document, Policy, PolicyDiff};
 use serde_json::json;
 
 use super::check::require;
 use super::file::{Read, tell};
 use super::history::{self, Version};
-use super::{File, count};
+use super::{File, count, diff};
 use crate::context::{Context, now};
 use crate::failure::Failure;
 use crate::operator::{self, Standing, version};
@@ -35,7 +35,7 @@ pub struct RollbackArgs {
 /// How it is pushed.
 #[derive(Debug, clap::Args)]
 pub struct How {
-    /// Do everything but sign and push, and say what would be
+    /// Do everything but sign and push, and say what that would change
     #[arg(long)]
     pub dry_run: bool,
     /// It is meant: also to take away your own last grant
@@ -112,9 +112,7 @@ fn last_other(
 fn offer(read: Read, how: &How, context: &Context) -> Result<(), Failure> {
     let (document, mut warnings) = read.parse().map_err(|said| read.refused(&said))?;
     let standing = operator::standing(context)?;
-    if !standing.gateways.is_empty() {
-        warnings.extend(document.lint(&standing.gateways));
-    }
+    warnings.extend(document.lint(&standing.gateways));
     tell(&warnings);
     let unenforced = document.unenforced(&node::world::ENFORCES);
     if !unenforced.is_empty() {
@@ -124,28 +122,42 @@ fn offer(read: Read, how: &How, context: &Context) -> Result<(), Failure> {
     require(&read, &report, &standing.gateways).map_err(|failure| {
         failure.hint("nothing was pushed; `crabmesh policy test` shows every verdict")
     })?;
+    // One that this version cannot read gives nobody anything, and compares with nothing.
+    let before = standing.in_force.as_ref();
+    let before = before.and_then(|(_, text)| Document::parse("the policy in force", text).ok());
+    let before = before.map(|(before, _)| before);
     if !how.yes {
-        refuse_lock_out(&document, &standing)?;
+        refuse_lock_out(&document, before.as_ref(), &standing)?;
     }
     let text =
         String::from_utf8(read.bytes).map_err(|_| Failure::usage("the policy is not UTF-8"))?;
     match how.dry_run {
-        true => tell_plan(&document, &text, &standing, report.outcomes.len(), context),
+        true => {
+            let compare =
+                |before| PolicyDiff::between(before, &document, &standing.gateways, now());
+            let plan = Plan {
+                rules: document.rule_count(),
+                tests: report.outcomes.len(),
+                text: &text,
+                diff: before.as_ref().map(compare),
+            };
+            plan.tell(&standing, context)
+        }
         false => operator::push_policy(context, &text),
     }
 }
 
 /// The person of `init --user` does not take the own last grant by mistake.
-fn refuse_lock_out(document: &Document, standing: &Standing) -> Result<(), Failure> {
-    let (Some(owner), Some((_, before))) = (&standing.owner, &standing.in_force) else {
-        return Ok(());
-    };
-    // One that this version cannot read gives nobody anything.
-    let Ok((before, _)) = Document::parse("the policy in force", before) else {
+fn refuse_lock_out(
+    document: &Document,
+    before: Option<&Document>,
+    standing: &Standing,
+) -> Result<(), Failure> {
+    let (Some(owner), Some(before)) = (&standing.owner, before) else {
         return Ok(());
     };
     let something = |file: &Document| file.grants_something_to(owner, &standing.gateways, now());
-    match something(&before) && !something(document) {
+    match something(before) && !something(document) {
         true => Err(Failure::failed(format!(
             "this policy locks you out: {owner} has a grant by the policy in force, and none by this one"
         ))
@@ -154,38 +166,51 @@ fn refuse_lock_out(document: &Document, standing: &Standing) -> Result<(), Failu
     }
 }
 
-fn tell_plan(
-    document: &Document,
-    text: &str,
-    standing: &Standing,
+/// What a push would do.
+struct Plan<'a> {
+    rules: usize,
     tests: usize,
-    context: &Context,
-) -> Result<(), Failure> {
-    let in_force = standing.in_force.as_ref();
-    let changes = in_force.is_none_or(|(_, held)| held != text);
-    let current = in_force.map(|(order, _)| version(*order));
-    let pushed = match (&current, changes) {
-        (Some(current), false) => current.clone(),
-        _ => version(standing.next),
-    };
-    if context.json {
-        return context.output().object(&json!({
-            "dry_run": true, "version": pushed, "in_force": current, "changes": changes,
-            "rules": document.rule_count(), "tests": tests,
-            "gateways": standing.gateways.len(),
-        }));
+    text: &'a str,
+    /// None where there is nothing to compare with.
+    diff: Option<PolicyDiff>,
+}
+
+impl Plan<'_> {
+    fn tell(&self, standing: &Standing, context: &Context) -> Result<(), Failure> {
+        let in_force = standing.in_force.as_ref();
+        let changes = in_force.is_none_or(|(_, held)| held != self.text);
+        let current = in_force.map(|(order, _)| version(*order));
+        let pushed = match (&current, changes) {
+            (Some(current), false) => current.clone(),
+            _ => version(standing.next),
+        };
+        if context.json {
+            return context.output().object(&json!({
+                "dry_run": true, "version": pushed, "in_force": current, "changes": changes,
+                "rules": self.rules, "tests": self.tests,
+                "gateways": standing.gateways.len(), "diff": self.diff,
+            }));
+        }
+        let now_in_force = current.map_or("none is in force now".to_owned(), |current| {
+            format!("{current} is in force now")
+        });
+        let what = match changes {
+            true => format!("would be signed as policy {pushed}; {now_in_force}"),
+            false => format!("is policy {pushed}, which is in force; it would be pushed again"),
+        };
+        context.output().line(format!(
+            "{}, {} passed against {}: {what}",
+            count(self.rules, "rule"),
+            count(self.tests, "test"),
+            count(standing.gateways.len(), "gateway")
+        ))?;
+        match &self.diff {
+            Some(diff) if !diff.complete => {
+                note("there is more to compare than is compared: this is not all");
+                diff::print(diff, context)
+            }
+            Some(diff) => diff::print(diff, context),
+            None => Ok(()),
+        }
     }
-    let now_in_force = current.map_or("none is in force now".to_owned(), |current| {
-        format!("{current} is in force now")
-    });
-    let what = match changes {
-        true => format!("would be signed as policy {pushed}; {now_in_force}"),
-        false => format!("is policy {pushed}, which is in force; it would be pushed again"),
-    };
-    context.output().line(format!(
-        "{}, {} passed against {}: {what}",
-        count(document.rule_count(), "rule"),
-        count(tests, "test"),
-        count(standing.gateways.len(), "gateway")
-    ))
 }
