@@ -8,6 +8,7 @@
 mod check;
 mod explain;
 mod file;
+mod fmt;
 mod known;
 mod nodes;
 mod push;
@@ -39,6 +40,9 @@ pub enum Command {
     /// Say whether something is allowed, and why
     #[command(after_help = explain::HELP)]
     Explain(explain::ExplainArgs),
+    /// Format the file, keeping its comments
+    #[command(after_help = fmt::HELP)]
+    Fmt(fmt::FmtArgs),
     /// Print the gateways of this mesh, as `--nodes` reads them
     #[command(after_help = "Example:\n  crabmesh policy nodes > nodes.json")]
     Nodes,
@@ -58,6 +62,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Check(args) => check::check(&args, context),
         Command::Test(args) => check::test(&args, context),
         Command::Explain(args) => explain::explain(&args, context),
+        Command::Fmt(args) => fmt::fmt(&args, context),
         Command::Nodes => nodes::nodes(context),
         Command::Push(file) => push::push(&file, context),
         Command::Show(args) => show::show(args, context),

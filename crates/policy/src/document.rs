@@ -25,6 +25,7 @@ use jsonc_parser::ast::Value;
 
 pub(crate) use self::block::Block;
 pub use self::guard::RateKey;
+pub use self::hujson::text_of;
 pub(crate) use self::guard::{Approve, Guard, Rate, Spend};
 pub(crate) use self::http::HttpRule;
 pub(crate) use self::names::Names;
@@ -76,6 +77,17 @@ pub enum Feature {
     Spend,
 }
 
+/// The sections that only mean something to Tailscale.
+pub(crate) const IGNORED: [&str; 7] = [
+    "ssh",
+    "sshTests",
+    "nodeAttrs",
+    "derpMap",
+    "disableIPv4",
+    "randomizeClientPort",
+    "OneCGNATRoute",
+];
+
 const POLICY: Keys = Keys {
     of: "the policy",
     known: &[
@@ -91,15 +103,7 @@ const POLICY: Keys = Keys {
         "blocks",
         "tests",
     ],
-    ignored: &[
-        "ssh",
-        "sshTests",
-        "nodeAttrs",
-        "derpMap",
-        "disableIPv4",
-        "randomizeClientPort",
-        "OneCGNATRoute",
-    ],
+    ignored: &IGNORED,
 };
 
 impl Document {
@@ -114,13 +118,7 @@ impl Document {
         name: &str,
         bytes: &[u8],
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::parse(name, text),
-            Err(error) => {
-                let message = format!("{name} is not UTF-8 (at byte {})", error.valid_up_to());
-                Err(vec![Diagnostic::error("E001", 0..0, message)])
-            }
-        }
+        text_of(name, bytes).and_then(|text| Self::parse(name, text))
     }
 
     /// Whether the file gives the tag an owner, so that rules may name it.

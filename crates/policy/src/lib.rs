@@ -28,6 +28,7 @@ mod packet_rules;
 mod reasons;
 mod resolve;
 mod self_test;
+mod tailscale;
 mod text;
 mod verb;
 mod verdict;
@@ -37,13 +38,14 @@ pub use address::{AddressSet, ParsePrefixError, Prefix};
 pub use authorizer::{HttpRequest, MessageRequest, Policy};
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{
-    Attribute, Attributes, Document, Feature, MAX_TEXT, RateKey, RuleSummary, parse_time,
+    Attribute, Attributes, Document, Feature, MAX_TEXT, RateKey, RuleSummary, parse_time, text_of,
 };
 pub use explain::{Explanation, Finding};
 pub use filter::{InnerPacket, PacketFilter};
 pub use node::Node;
 pub use packet_rules::{Network, PacketRule};
 pub use self_test::{TestOutcome, TestReport};
+pub use tailscale::{Translated, export_to_tailscale, import_from_tailscale};
 pub use text::format;
 pub use verb::{ParseVerbError, Skill, Verb, VerbSet};
 pub use verdict::{Bucket, BucketKey, Denial, GrantRef, Verdict};

@@ -24,6 +24,14 @@ const HUJSON: ParseOptions = ParseOptions {
     allow_extended_string_escapes: false,
 };
 
+/// The text of a file, which must be UTF-8.
+pub fn text_of<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, Vec<Diagnostic>> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let message = format!("{name} is not UTF-8 (at byte {})", error.valid_up_to());
+        vec![Diagnostic::error("E001", 0..0, message)]
+    })
+}
+
 /// A text that is short enough and shows what it is.
 pub(crate) fn source(name: &str, text: &str) -> Result<Source, Vec<Diagnostic>> {
     if text.len() > MAX_TEXT {
