@@ -13,6 +13,7 @@ mod known;
 mod nodes;
 mod push;
 mod show;
+mod tailscale;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -43,6 +44,12 @@ pub enum Command {
     /// Format the file, keeping its comments
     #[command(after_help = fmt::HELP)]
     Fmt(fmt::FmtArgs),
+    /// Turn a policy file of Tailscale's into one of ours
+    #[command(after_help = tailscale::IMPORT_HELP)]
+    Import(tailscale::ImportArgs),
+    /// Turn the file into one that Tailscale accepts
+    #[command(after_help = tailscale::EXPORT_HELP)]
+    Export(tailscale::ExportArgs),
     /// Print the gateways of this mesh, as `--nodes` reads them
     #[command(after_help = "Example:\n  crabmesh policy nodes > nodes.json")]
     Nodes,
@@ -63,6 +70,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Test(args) => check::test(&args, context),
         Command::Explain(args) => explain::explain(&args, context),
         Command::Fmt(args) => fmt::fmt(&args, context),
+        Command::Import(args) => tailscale::import(&args, context),
+        Command::Export(args) => tailscale::export(&args, context),
         Command::Nodes => nodes::nodes(context),
         Command::Push(file) => push::push(&file, context),
         Command::Show(args) => show::show(args, context),
