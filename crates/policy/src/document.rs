@@ -25,9 +25,9 @@ use jsonc_parser::ast::Value;
 
 pub(crate) use self::block::Block;
 pub use self::guard::RateKey;
-pub use self::hujson::text_of;
 pub(crate) use self::guard::{Approve, Guard, Rate, Spend};
 pub(crate) use self::http::HttpRule;
+pub use self::hujson::text_of;
 pub(crate) use self::names::Names;
 pub(crate) use self::ports::{Ports, TCP, UDP};
 pub(crate) use self::posture::Assertion;

@@ -122,17 +122,48 @@ fn a_text_that_would_grow_past_what_a_policy_may_have_is_refused() {
 /// What stands between two tokens, as people and programs write it.
 fn gap() -> impl Strategy<Value = String> {
     let piece = select(vec![
-        "", "", "", " ", "\n", "\n\n", "\r\n", "\r", "\t", "\u{a0}", "//\n", "// a \"quote\"\n",
-        "// b {[,:]} /* \r\n", "/**/", "/* c */", "/* d // \" */", "/* e\n   f */", "/* g\r\n\r */",
-        "// h\n\n\n/* i */", "/* j *//* k */ // l\n",
+        "",
+        "",
+        "",
+        " ",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\r",
+        "\t",
+        "\u{a0}",
+        "//\n",
+        "// a \"quote\"\n",
+        "// b {[,:]} /* \r\n",
+        "/**/",
+        "/* c */",
+        "/* d // \" */",
+        "/* e\n   f */",
+        "/* g\r\n\r */",
+        "// h\n\n\n/* i */",
+        "/* j *//* k */ // l\n",
     ]);
     vec(piece, 0..4).prop_map(|pieces| pieces.concat())
 }
 
 fn scalar() -> impl Strategy<Value = String> {
     let fixed = [
-        "1", "-0", "1.50", "1e9", "true", "false", "null", "\"\"", "\"a\"", "\"\\\"\"", "\"\\\\\"",
-        "\"// no comment\"", "\"/* no */\"", "\"\\u00e4\\n\"", "\"ä 世界\"", "\"{[,:]}\"",
+        "1",
+        "-0",
+        "1.50",
+        "1e9",
+        "true",
+        "false",
+        "null",
+        "\"\"",
+        "\"a\"",
+        "\"\\\"\"",
+        "\"\\\\\"",
+        "\"// no comment\"",
+        "\"/* no */\"",
+        "\"\\u00e4\\n\"",
+        "\"ä 世界\"",
+        "\"{[,:]}\"",
         "\"a string that is so long that two of them do not fit on one line of the file\"",
     ];
     select(fixed.map(str::to_owned).to_vec())
@@ -149,14 +180,17 @@ fn hujson() -> impl Strategy<Value = String> {
                 bracketed("[", all.collect(), &end, comma, "]")
             }),
             (vec(member, 0..6), gap(), any::<bool>()).prop_map(|(members, end, comma)| {
-                let all = members.into_iter().enumerate().map(|(n, (a, key, b, c, value, d))| {
-                    // Each name once, so that values can be compared.
-                    let key = match key.strip_suffix('"') {
-                        Some(key) => format!("{key}{n}\""),
-                        None => format!("\"{n}\""),
-                    };
-                    [a, key, b, ":".into(), c, value, d].concat()
-                });
+                let all = members
+                    .into_iter()
+                    .enumerate()
+                    .map(|(n, (a, key, b, c, value, d))| {
+                        // Each name once, so that values can be compared.
+                        let key = match key.strip_suffix('"') {
+                            Some(key) => format!("{key}{n}\""),
+                            None => format!("\"{n}\""),
+                        };
+                        [a, key, b, ":".into(), c, value, d].concat()
+                    });
                 bracketed("{", all.collect(), &end, comma, "}")
             }),
         ]
@@ -179,7 +213,8 @@ fn parts(text: &str) -> (Vec<String>, Vec<String>) {
         } else if rest.starts_with("/*") {
             rest.find("*/").expect("it ends") + 2
         } else if first == '"' {
-            let escaped = |at: usize| rest[1..at].chars().rev().take_while(|c| *c == '\\').count() % 2;
+            let escaped =
+                |at: usize| rest[1..at].chars().rev().take_while(|c| *c == '\\').count() % 2;
             let ends = |at: &usize| escaped(*at) == 0;
             let mut quotes = rest.match_indices('"').map(|(at, _)| at).skip(1);
             quotes.find(ends).expect("it ends") + 1

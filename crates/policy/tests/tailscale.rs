@@ -76,7 +76,10 @@ fn what_only_tailscale_needs_is_left_out_with_a_word() {
 fn a_file_that_relied_on_the_default_is_told_that_ours_is_another() {
     let (text, notes) = imported(r#"{"groups": {}}"#);
 
-    assert!(text.contains("\"grants\": []") && text.contains("and crabmesh nothing"), "{text}");
+    assert!(
+        text.contains("\"grants\": []") && text.contains("and crabmesh nothing"),
+        "{text}"
+    );
     assert_eq!(notes.len(), 1, "{notes:?}");
     let (none, notes) = imported(r#"{"grants": []}"#);
     assert!(!none.contains("//") && notes.is_empty(), "{none}");
@@ -86,7 +89,11 @@ fn a_file_that_relied_on_the_default_is_told_that_ours_is_another() {
 fn a_file_that_does_not_load_is_not_imported() {
     let said = import_from_tailscale("p", r#"{"grants": [{"src": ["tag:x"]}]}"#);
 
-    assert!(said.expect_err("refused").iter().any(|d| d.code() == "E021"));
+    assert!(
+        said.expect_err("refused")
+            .iter()
+            .any(|d| d.code() == "E021")
+    );
 }
 
 #[test]
@@ -170,7 +177,12 @@ fn what_cannot_be_said_is_left_out_and_named() {
 
         assert!(text.contains(left), "{text}");
         assert!(note.is_empty() == notes.is_empty(), "{grant}: {notes:?}");
-        assert!(notes.iter().all(|said| note.is_empty() || said.starts_with(note) || said.ends_with("can be said")), "{notes:?}");
+        assert!(
+            notes.iter().all(|said| note.is_empty()
+                || said.starts_with(note)
+                || said.ends_with("can be said")),
+            "{notes:?}"
+        );
         if note.contains("hours") {
             assert!(!text.contains(r#""dst": ["tag:b"], "ip""#), "{text}");
         }
@@ -182,7 +194,10 @@ fn a_file_without_grants_still_denies_everything_at_tailscale() {
     let (text, notes) = exported(r#"{"groups": {}, "ssh": [], "blocks": []}"#);
 
     assert!(text.contains("\"grants\": []"), "{text}");
-    assert!(!text.contains("\"ssh\":") && notes.len() == 1, "{text} {notes:?}");
+    assert!(
+        !text.contains("\"ssh\":") && notes.len() == 1,
+        "{text} {notes:?}"
+    );
 }
 
 #[test]
@@ -210,7 +225,12 @@ fn tests_that_tailscale_can_run_are_kept_where_they_still_hold() {
         ),
         "{text}"
     );
-    assert!(notes.iter().any(|note| note.starts_with("tests: 4 of 6 lines")), "{notes:?}");
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.starts_with("tests: 4 of 6 lines")),
+        "{notes:?}"
+    );
 }
 
 #[test]
@@ -264,18 +284,52 @@ fn only_known_keys(text: &str) {
             assert!(known.contains(&key.as_str()), "{key}\n{text}");
         }
     };
-    keys(&value, &[
-        "groups", "hosts", "ipsets", "tagOwners", "postures", "autoApprovers", "grants", "acls",
-        "tests", "derpMap", "disableIPv4", "randomizeClientPort", "OneCGNATRoute",
-    ]);
+    keys(
+        &value,
+        &[
+            "groups",
+            "hosts",
+            "ipsets",
+            "tagOwners",
+            "postures",
+            "autoApprovers",
+            "grants",
+            "acls",
+            "tests",
+            "derpMap",
+            "disableIPv4",
+            "randomizeClientPort",
+            "OneCGNATRoute",
+        ],
+    );
     let each = |section: &str, known: &[&str]| {
         let entries = value[section].as_array();
-        entries.into_iter().flatten().for_each(|entry| keys(entry, known));
+        entries
+            .into_iter()
+            .flatten()
+            .for_each(|entry| keys(entry, known));
     };
     each("grants", &["src", "dst", "ip", "app", "via", "srcPosture"]);
-    each("acls", &["action", "src", "dst", "proto", "users", "ports", "srcPosture"]);
-    each("tests", &["src", "proto", "accept", "deny", "srcPostureAttrs"]);
-    assert!(value["grants"].is_array(), "without it everything would be permitted\n{text}");
+    each(
+        "acls",
+        &[
+            "action",
+            "src",
+            "dst",
+            "proto",
+            "users",
+            "ports",
+            "srcPosture",
+        ],
+    );
+    each(
+        "tests",
+        &["src", "proto", "accept", "deny", "srcPostureAttrs"],
+    );
+    assert!(
+        value["grants"].is_array(),
+        "without it everything would be permitted\n{text}"
+    );
 }
 
 const AGENTS: [&str; 2] = ["planner", "coder"];
@@ -284,8 +338,17 @@ const TAGS: [&str; 2] = ["tag:a", "tag:b"];
 
 fn node_selector() -> impl Strategy<Value = String> {
     let fixed = [
-        "*", "autogroup:member", "autogroup:tagged", "autogroup:admin", "gw-0", "group:g",
-        "user:*@x.org", "ana@x.org", "bo@x.org", "tag:a", "tag:b",
+        "*",
+        "autogroup:member",
+        "autogroup:tagged",
+        "autogroup:admin",
+        "gw-0",
+        "group:g",
+        "user:*@x.org",
+        "ana@x.org",
+        "bo@x.org",
+        "tag:a",
+        "tag:b",
     ];
     select(fixed.map(str::to_owned).to_vec())
 }
@@ -299,7 +362,11 @@ fn selector() -> impl Strategy<Value = String> {
 }
 
 fn host() -> impl Strategy<Value = String> {
-    let hosts = select(vec!["fd00::2".to_owned(), "lab".to_owned(), "ipset:s".to_owned()]);
+    let hosts = select(vec![
+        "fd00::2".to_owned(),
+        "lab".to_owned(),
+        "ipset:s".to_owned(),
+    ]);
     prop_oneof![3 => node_selector(), 1 => hosts]
 }
 
@@ -309,7 +376,10 @@ fn list(items: &[String]) -> String {
 
 fn valid() -> impl Strategy<Value = &'static str> {
     select(vec![
-        "", "", "", r#", "valid": {"notAfter": "2020-01-01T00:00:00Z"}"#,
+        "",
+        "",
+        "",
+        r#", "valid": {"notAfter": "2020-01-01T00:00:00Z"}"#,
         r#", "valid": {"notAfter": "2040-01-01T00:00:00Z"}"#,
     ])
 }
@@ -337,10 +407,21 @@ fn grant() -> impl Strategy<Value = String> {
 }
 
 fn acl() -> impl Strategy<Value = String> {
-    (vec(prop_oneof![selector(), host()], 1..3), vec(host(), 1..3)).prop_map(|(src, dst)| {
-        let dst: Vec<String> = dst.into_iter().map(|host| format!("{host}:22,443")).collect();
-        format!(r#"{{"action": "accept", "src": {}, "dst": {}}}"#, list(&src), list(&dst))
-    })
+    (
+        vec(prop_oneof![selector(), host()], 1..3),
+        vec(host(), 1..3),
+    )
+        .prop_map(|(src, dst)| {
+            let dst: Vec<String> = dst
+                .into_iter()
+                .map(|host| format!("{host}:22,443"))
+                .collect();
+            format!(
+                r#"{{"action": "accept", "src": {}, "dst": {}}}"#,
+                list(&src),
+                list(&dst)
+            )
+        })
 }
 
 fn guard() -> impl Strategy<Value = String> {
@@ -350,9 +431,15 @@ fn guard() -> impl Strategy<Value = String> {
         r#""maxBytes": "1MiB""#,
     ]);
     let msg = select(vec!["", r#""msg": ["send"], "#]);
-    (vec(selector(), 1..3), vec(selector(), 1..3), msg, demand).prop_map(|(src, dst, msg, demand)| {
-        format!(r#"{{"src": {}, "dst": {}, {msg}{demand}}}"#, list(&src), list(&dst))
-    })
+    (vec(selector(), 1..3), vec(selector(), 1..3), msg, demand).prop_map(
+        |(src, dst, msg, demand)| {
+            format!(
+                r#"{{"src": {}, "dst": {}, {msg}{demand}}}"#,
+                list(&src),
+                list(&dst)
+            )
+        },
+    )
 }
 
 fn block() -> impl Strategy<Value = String> {
@@ -362,21 +449,31 @@ fn block() -> impl Strategy<Value = String> {
 }
 
 fn file() -> impl Strategy<Value = String> {
-    (vec(grant(), 0..5), vec(acl(), 0..2), vec(guard(), 0..2), vec(block(), 0..2)).prop_map(
-        |(grants, acls, guards, blocks)| {
+    (
+        vec(grant(), 0..5),
+        vec(acl(), 0..2),
+        vec(guard(), 0..2),
+        vec(block(), 0..2),
+    )
+        .prop_map(|(grants, acls, guards, blocks)| {
             format!(
                 r#"{{"groups": {{"group:g": ["ana@x.org"]}}, "hosts": {{"lab": "fd00::/127"}},
                 "ipsets": {{"ipset:s": ["add fd00::1", "add fd00::3"]}},
                 "tagOwners": {{"tag:a": [], "tag:b": []}},
                 "grants": [{}], "acls": [{}], "guards": [{}], "blocks": [{}]}}"#,
-                grants.join(","), acls.join(","), guards.join(","), blocks.join(",")
+                grants.join(","),
+                acls.join(","),
+                guards.join(","),
+                blocks.join(",")
             )
-        },
-    )
+        })
 }
 
 fn nodes() -> impl Strategy<Value = Vec<Node>> {
-    let machine = (proptest::option::of(select(USERS.to_vec())), subsequence(TAGS.to_vec(), 0..=2));
+    let machine = (
+        proptest::option::of(select(USERS.to_vec())),
+        subsequence(TAGS.to_vec(), 0..=2),
+    );
     vec(machine, 2..5).prop_map(|machines| {
         let node = |(n, (user, tags)): (usize, (Option<&str>, Vec<&str>))| Node {
             user: user.map(|user| user.parse().expect("a user")),
@@ -397,7 +494,9 @@ fn address(n: usize) -> IpAddr {
 }
 
 fn mesh() -> AddressSet {
-    ["fd00::/64".parse::<Prefix>().expect("a block")].into_iter().collect()
+    ["fd00::/64".parse::<Prefix>().expect("a block")]
+        .into_iter()
+        .collect()
 }
 
 /// What a gateway would read from its node agent: the values of each capability that one node has
@@ -419,20 +518,34 @@ fn capabilities(network: &Network<'_>, src: &Node, dst: &Node) -> Vec<(String, V
 /// The naive reading of them.
 fn may(capabilities: &[(String, Value)], src: &str, dst: &str, verb: &str) -> bool {
     let named = |value: &Value, key: &str, name: &str| {
-        value[key].as_array().is_none_or(|all| all.iter().any(|it| it == name))
+        value[key]
+            .as_array()
+            .is_none_or(|all| all.iter().any(|it| it == name))
     };
     let of = |name: &str| {
         let name = format!("crabmesh.dev/cap/{name}");
-        capabilities.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value)
+        capabilities
+            .iter()
+            .filter(move |(known, _)| *known == name)
+            .map(|(_, value)| value)
     };
     let between = |value: &&Value| {
-        value.get("to").is_none() && named(value, "src", src) && named(value, "dst", dst) && named(value, "msg", verb)
+        value.get("to").is_none()
+            && named(value, "src", src)
+            && named(value, "dst", dst)
+            && named(value, "msg", verb)
     };
     let in_time = |value: &&Value| value["valid"]["notAfter"] != "2020-01-01T00:00:00Z";
     let blocked = of("block").any(|value| {
-        named(value, "agents", if value["of"] == "src" { src } else { dst })
+        named(
+            value,
+            "agents",
+            if value["of"] == "src" { src } else { dst },
+        )
     });
-    let denied = of("guard").filter(between).any(|value| value.get("maxBytes").is_none());
+    let denied = of("guard")
+        .filter(between)
+        .any(|value| value.get("maxBytes").is_none());
     !blocked && !denied && of("msg").filter(between).any(|value| in_time(&value))
 }
 

@@ -74,7 +74,8 @@ impl Export<'_> {
         };
         if let Some(index) = approvers.items.iter().position(|item| item.is("services")) {
             approvers.remove(index, Vec::new());
-            self.notes.push("autoApprovers: \"services\" is left out".to_owned());
+            self.notes
+                .push("autoApprovers: \"services\" is left out".to_owned());
         }
         let routes = list_of(approvers, "routes").into_iter();
         for route in routes.flat_map(|list| &mut list.items) {
@@ -120,7 +121,11 @@ impl Export<'_> {
     fn acl(&mut self, item: &mut Item, rules: &[&Rule], place: &GrantRef) -> Option<bool> {
         let fields = item.value.list()?;
         let src = rules.first().map_or(&[][..], |rule| &rule.src);
-        let key = if fields.member("src").is_some() { "src" } else { "users" };
+        let key = if fields.member("src").is_some() {
+            "src"
+        } else {
+            "users"
+        };
         let mut entries = src.iter();
         let sources = list_of(fields, key)?;
         let was_empty = sources.items.is_empty();
@@ -129,7 +134,11 @@ impl Export<'_> {
             entry.is_some_and(|entry| self.is_kept(entry, place))
         });
         let some_src = was_empty || !sources.items.is_empty();
-        let key = if fields.member("dst").is_some() { "dst" } else { "ports" };
+        let key = if fields.member("dst").is_some() {
+            "dst"
+        } else {
+            "ports"
+        };
         let mut rules = rules.iter();
         let destinations = list_of(fields, key)?;
         destinations.items.retain(|_| {
@@ -191,9 +200,8 @@ impl Export<'_> {
     /// nothing can be exported from which it might take.
     fn stopped(&self) -> Option<String> {
         let mut blocks = self.document.blocks.iter();
-        let block = blocks.find(|block| {
-            block.holds(self.now) && block.matches.iter().any(is_named_gateway)
-        });
+        let block = blocks
+            .find(|block| block.holds(self.now) && block.matches.iter().any(is_named_gateway));
         block.map(|block| block.name.phrase("block"))
     }
 
@@ -259,12 +267,15 @@ impl Export<'_> {
                 true => "its ports open only where a gateway reads crabmesh.dev/cap/ip",
                 false => "nothing of it is enforced by Tailscale",
             };
-            self.notes.push(format!("{}: {why}: {what}", rule.name.phrase("grant")));
+            self.notes
+                .push(format!("{}: {why}: {what}", rule.name.phrase("grant")));
             return;
         }
         let of = |side: &[Spanned<Selector>]| -> Vec<String> {
             let native = side.iter().filter(|entry| is_native(entry));
-            native.map(|entry| lower::written(self.text, entry)).collect()
+            native
+                .map(|entry| lower::written(self.text, entry))
+                .collect()
         };
         let (src, dst) = (of(&rule.src), of(&rule.dst));
         if src.is_empty() || dst.is_empty() {
@@ -339,7 +350,13 @@ impl Export<'_> {
             value.extend(agents("src", src.agent.as_ref()));
             value.push(Item::new(Some("to"), strings(&to)));
             value.extend(fields.copy(keys));
-            items.push(capability(name, &src.nodes, &everybody(), posture.as_ref(), value));
+            items.push(capability(
+                name,
+                &src.nodes,
+                &everybody(),
+                posture.as_ref(),
+                value,
+            ));
         }
     }
 
@@ -351,7 +368,8 @@ impl Export<'_> {
             let mut dst = Side::new(self.text, &guard.dst, Unsaid::Widen);
             for selector in src.unsaid.iter().chain(&dst.unsaid) {
                 let guard = guard.name.phrase("guard");
-                let note = format!("{guard}: Tailscale has no {selector}: it is about all gateways");
+                let note =
+                    format!("{guard}: Tailscale has no {selector}: it is about all gateways");
                 self.notes.push(note);
             }
             if !dst.resources.is_empty() {
@@ -362,7 +380,10 @@ impl Export<'_> {
             }
             let last = dst.groups.len();
             let mut fields = Fields(&mut item);
-            let pairs = src.groups.iter().flat_map(|a| dst.groups.iter().zip(1..).map(move |b| (a, b)));
+            let pairs = src
+                .groups
+                .iter()
+                .flat_map(|a| dst.groups.iter().zip(1..).map(move |b| (a, b)));
             for (from, (onto, place)) in pairs {
                 let mut value = fields.copy(&["id"]);
                 value.extend(agents("src", from.agent.as_ref()));
@@ -380,14 +401,23 @@ impl Export<'_> {
     /// In both directions: whom it is about reaches nobody, and nobody reaches them.
     fn blocks(&mut self) -> Vec<Item> {
         let mut items = Vec::new();
-        for block in self.document.blocks.iter().filter(|block| block.holds(self.now)) {
+        for block in self
+            .document
+            .blocks
+            .iter()
+            .filter(|block| block.holds(self.now))
+        {
             // For the sake of the others nothing is exported: see `stopped`.
-            let matches = block.matches.iter().filter(|entry| !is_named_gateway(entry));
+            let matches = block
+                .matches
+                .iter()
+                .filter(|entry| !is_named_gateway(entry));
             let matches: Vec<_> = matches.cloned().collect();
             let side = Side::new(self.text, &matches, Unsaid::Widen);
             for selector in &side.unsaid {
                 let block = block.name.phrase("block");
-                let note = format!("{block}: Tailscale has no {selector}: it is about all gateways");
+                let note =
+                    format!("{block}: Tailscale has no {selector}: it is about all gateways");
                 self.notes.push(note);
             }
             for group in &side.groups {
@@ -432,7 +462,10 @@ impl Export<'_> {
             let (exported, _) = Document::parse("the exported policy", &file.print()?)?;
             let report = Policy::run_tests(&exported, &[], self.now);
             let held = lines.iter().zip(&report.outcomes);
-            lines = held.filter(|(_, outcome)| outcome.passed).map(|(line, _)| *line).collect();
+            lines = held
+                .filter(|(_, outcome)| outcome.passed)
+                .map(|(line, _)| *line)
+                .collect();
         }
         if lines.len() < all {
             let left = all - lines.len();
@@ -505,7 +538,11 @@ fn nodes(side: &[Spanned<Selector>]) -> Vec<&NodeSelector> {
 /// What resources of each kind are granted, and how their selectors begin.
 const RESOURCES: [(&str, &str, &[&str]); 3] = [
     ("msg", "topic:", &["msg", "valid"]),
-    ("internet", "internet:", &["ip", "http", "credential", "valid"]),
+    (
+        "internet",
+        "internet:",
+        &["ip", "http", "credential", "valid"],
+    ),
     ("service", "svc:", &["ip", "http", "credential", "valid"]),
 ];
 

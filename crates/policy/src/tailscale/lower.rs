@@ -87,12 +87,15 @@ pub(super) fn is_said(node: &NodeSelector) -> bool {
 
 /// A selector as the file has it: a host by its name, and not by its address.
 pub(super) fn written(text: &str, entry: &Spanned<Selector>) -> String {
-    text.get(entry.span.clone()).map_or_else(|| entry.value.to_string(), unquoted)
+    text.get(entry.span.clone())
+        .map_or_else(|| entry.value.to_string(), unquoted)
 }
 
 fn node_part(written: &str) -> &str {
     let agent = written.strip_prefix("agent:");
-    agent.and_then(|agent| agent.split_once('@')).map_or(written, |(_, node)| node)
+    agent
+        .and_then(|agent| agent.split_once('@'))
+        .map_or(written, |(_, node)| node)
 }
 
 /// A grant of one capability, with one value.

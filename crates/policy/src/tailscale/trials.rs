@@ -44,7 +44,12 @@ pub(super) fn keep(section: &mut List, lines: &BTreeSet<usize>) {
 
 fn is_empty(item: &Item) -> bool {
     let lines = item.is("accept") || item.is("deny");
-    lines && item.value.clone().list().is_some_and(|list| list.items.is_empty())
+    lines
+        && item
+            .value
+            .clone()
+            .list()
+            .is_some_and(|list| list.items.is_empty())
 }
 
 /// Its tests are about users, groups, tags and hosts, and about packets.

@@ -76,12 +76,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn item(
-        &mut self,
-        first: &'a str,
-        brackets: Brackets,
-        gap: &mut Pending<'a>,
-    ) -> Option<Item> {
+    fn item(&mut self, first: &'a str, brackets: Brackets, gap: &mut Pending<'a>) -> Option<Item> {
         let mut item = Item::new(None, Node::Scalar(String::new()));
         if brackets == Brackets::Array {
             gap.lead(&mut item);
@@ -122,7 +117,9 @@ impl<'a> Pending<'a> {
             count = self.comments.iter().take_while(|(_, comma)| !comma).count();
         }
         let taken = self.comments.drain(..count);
-        taken.map(|(found, _)| Comment::new(&found, false)).collect()
+        taken
+            .map(|(found, _)| Comment::new(&found, false))
+            .collect()
     }
 
     /// Gives those that are left to an item.

@@ -55,7 +55,10 @@ impl<'a> Laid<'a> {
     /// All of it, with its comments.
     fn whole_width(&self) -> Option<usize> {
         let item = self.item;
-        let key = item.key.as_deref().map_or(Some(0), |key| Some(line_width(key)? + 2))?;
+        let key = item
+            .key
+            .as_deref()
+            .map_or(Some(0), |key| Some(line_width(key)? + 2))?;
         let before = comments_width(&item.before)?;
         Some(before + key + self.width? + comments_width(&item.after)?)
     }
@@ -77,7 +80,11 @@ impl Printer {
             self.own_line(comment, depth, first)?;
             first = false;
         }
-        let mut inline = item.before.iter().filter(|comment| comment.inline).peekable();
+        let mut inline = item
+            .before
+            .iter()
+            .filter(|comment| comment.inline)
+            .peekable();
         let blank = inline.peek().map_or(item.blank, |comment| comment.blank);
         self.start_line(depth, first, blank)?;
         for comment in inline {
