@@ -244,7 +244,7 @@ fn talk(resolved: &Resolved, a: &Place, b: &Place, at: UnixTime) -> bool {
 
 /// Whether a rule holds now for what comes from a node.
 fn is_open(rule: &ResolvedRule, src: &Place, at: UnixTime) -> bool {
-    rule.is_met_by(src) && rule.valid.as_ref().is_none_or(|valid| valid.holds(at))
+    rule.is_met_by(&src.class) && rule.valid.as_ref().is_none_or(|valid| valid.holds(at))
 }
 
 /// Whether a rule between two nodes is also between these agents.

@@ -2,8 +2,10 @@
 //!
 //! Rendered for people by [`miette`], and serialised for programs with line and column.
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use miette::{LabeledSpan, NamedSource};
@@ -110,7 +112,7 @@ impl Diagnostic {
         let before = text.get(..self.span.start).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (
-            before.matches('\n').count() + 1,
+            before.bytes().filter(|byte| *byte == b'\n').count() + 1,
             before[line_start..].chars().count() + 1,
         )
     }
@@ -191,6 +193,33 @@ impl Serialize for Diagnostic {
         fields.end()
     }
 }
+
+/// How often a file's own names are still searched for what was meant: a search costs as much as
+/// there are names, and a file may have a hundred thousand mistakes.
+#[derive(Clone, Debug)]
+pub(crate) struct Hints(Rc<Cell<u32>>);
+
+impl Hints {
+    /// [`nearest`], while there is something left to spend.
+    pub fn nearest<'a>(
+        &self,
+        word: &str,
+        candidates: impl IntoIterator<Item = &'a str>,
+    ) -> Option<&'a str> {
+        let left = self.0.get().checked_sub(1)?;
+        self.0.set(left);
+        nearest(word, candidates)
+    }
+}
+
+impl Default for Hints {
+    fn default() -> Self {
+        Self(Rc::new(Cell::new(MAX_HINTS)))
+    }
+}
+
+/// As many as mistakes are shown.
+const MAX_HINTS: u32 = 100;
 
 /// The candidate that was probably meant, for a "did you mean".
 pub(crate) fn nearest<'a>(

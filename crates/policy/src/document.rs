@@ -43,9 +43,12 @@ pub(crate) use self::window::{Valid, Window, rfc3339};
 use self::reader::{Fields, Keys, Reader};
 use crate::diagnostic::{Diagnostic, Source};
 
-/// The longest policy file, in bytes: signed, it must fit the 960 KiB of a document (`identity`)
-/// and with that one frame.
-pub const MAX_TEXT: usize = 950 << 10;
+/// The longest policy file that is read, in bytes: twice what the most rules of one file take.
+pub const MAX_TEXT: usize = 3 << 20;
+
+/// The longest policy file that can be pushed, in bytes: signed, it must fit the 960 KiB of a
+/// document (`identity`) and with that one frame.
+pub const MAX_PUSHED: usize = 950 << 10;
 
 /// The most rules of one file.
 pub(crate) const MAX_RULES: usize = 10_000;

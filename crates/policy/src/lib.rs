@@ -38,7 +38,8 @@ pub use address::{AddressSet, ParsePrefixError, Prefix};
 pub use authorizer::{HttpRequest, MessageRequest, Policy};
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{
-    Attribute, Attributes, Document, Feature, MAX_TEXT, RateKey, RuleSummary, parse_time, text_of,
+    Attribute, Attributes, Document, Feature, MAX_PUSHED, MAX_TEXT, RateKey, RuleSummary,
+    parse_time, text_of,
 };
 pub use explain::{Explanation, Finding};
 pub use filter::{InnerPacket, PacketFilter};

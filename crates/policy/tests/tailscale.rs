@@ -596,3 +596,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn agents_that_multiply_past_what_a_file_may_hold_are_refused() {
+    let agents = |side: &str| -> String {
+        let names = (0..20_000).map(|n| format!("\"agent:{side}{n}@*\""));
+        names.collect::<Vec<_>>().join(",")
+    };
+    let text = format!(
+        r#"{{"grants": [{{"src": [{}], "dst": [{}], "msg": ["send"]}}]}}"#,
+        agents("a"),
+        agents("b")
+    );
+
+    let said = export_to_tailscale("policy.hujson", &text, NOW).expect_err("too many");
+
+    assert_eq!(said[0].code(), "E001", "{said:?}");
+}

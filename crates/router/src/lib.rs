@@ -12,7 +12,9 @@
 //! lost has a name (a [`Failure`]) and a place (the dead letters). Every queue has a bound.
 //!
 //! A message on its way: `Storing ─fsync► Queued ─offer► InFlight ─Stored► Sent`, and in the inbox:
-//! `Storing ─fsync► Ready ─shown► Held ─ack► Settling ─fsync► known again, never shown`.
+//! `Storing ─fsync► Ready ─shown► Held ─ack► Settling ─fsync► known again, never shown`. A reply that
+//! somebody waits for is handed over while it is `Storing`, which acks it; its sender hears *stored*
+//! after the fsync as ever, and until then keeps it.
 #![forbid(unsafe_code)]
 
 pub mod limits;

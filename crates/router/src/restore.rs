@@ -82,7 +82,7 @@ impl Router {
         self.timers.insert((message.expires, Timer::Outgoing(row)));
         self.outbox.by_key.insert(message.key(), row);
         let node = message.sent.node;
-        self.outbox.messages.insert(row, message);
+        self.outbox.messages.insert(row, Box::new(message));
         self.outbox.enqueue(row);
         self.to_pump.insert(node);
     }
@@ -111,8 +111,9 @@ impl Router {
             watched: false,
             open,
             expired: false,
+            handed_over: false,
         };
-        self.outbox.messages.insert(row, message);
+        self.outbox.messages.insert(row, Box::new(message));
     }
 
     fn restore_letter(&mut self, row: RowId, mut letter: Letter) {

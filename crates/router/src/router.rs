@@ -28,10 +28,14 @@ pub struct Router {
     pub(crate) inbox: Inbox,
     pub(crate) counters: Counters,
     next_row: u64,
+    /// Rows below are from before this start.
+    pub(crate) first_row: RowId,
     next_ticket: u64,
     /// Stores that somebody waits for, in the order in which they were asked for.
     pub(crate) pending: BTreeMap<Ticket, Pending>,
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
+    /// When [`Timer::Late`] is set.
+    pub(crate) late: Option<Instant>,
     /// Peers and mailboxes that may have something to do.
     pub(crate) to_pump: BTreeSet<NodeId>,
     pub(crate) to_serve: BTreeSet<InstanceId>,
@@ -215,6 +219,8 @@ pub(crate) enum Pending {
     Accept { row: RowId, acks: Option<RowId> },
     /// A message from a peer, and the request that it answers.
     Receive { row: RowId, answers: Option<RowId> },
+    /// A reply that its asker has already, and the request that it answers.
+    Late { row: RowId, request: RowId },
     /// An ack alone.
     Ack { row: RowId },
     /// Nothing but that everything before it is stored.
@@ -230,6 +236,8 @@ pub(crate) enum Timer {
     /// A message to a local agent: first its time to live, then its memory.
     Incoming(RowId),
     Hold(RowId),
+    /// What was handed over before it was stored has waited for company long enough.
+    Late,
 }
 
 impl Router {
@@ -258,6 +266,8 @@ impl Router {
             inbox: Inbox::default(),
             counters: Counters::default(),
             next_row: first_row.0.max(1),
+            first_row,
+            late: None,
             next_ticket: 1,
             pending: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -392,6 +402,7 @@ impl Router {
             match first.remove() {
                 Pending::Accept { row, acks } => self.accepted(row, acks),
                 Pending::Receive { row, answers } => self.received(row, answers),
+                Pending::Late { row, .. } => self.received_late(row),
                 Pending::Ack { row } => self.acked(row),
                 Pending::Flush => {}
             }
@@ -411,6 +422,7 @@ impl Router {
             match first.remove() {
                 Pending::Accept { row, acks } => self.accept_failed(row, acks),
                 Pending::Receive { row, answers } => self.receive_failed(row, answers),
+                Pending::Late { row, request } => self.late_failed(row, request),
                 Pending::Ack { row } => self.ack_failed(row),
                 Pending::Flush => {}
             }
@@ -428,6 +440,7 @@ impl Router {
                 Timer::Dial(peer) => self.dial_timer(peer),
                 Timer::Incoming(row) => self.incoming_timer(row, first.0),
                 Timer::Hold(row) => self.hold_timer(row),
+                Timer::Late => self.late_timer(),
             }
         }
     }

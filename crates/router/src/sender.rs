@@ -248,7 +248,7 @@ impl Router {
             writes.extend(self.begin_answer(acked));
         }
         let key = envelope.key();
-        let mut message = Outgoing::new(node, to, envelope, hash, expires);
+        let mut message = Box::new(Outgoing::new(node, to, envelope, hash, expires));
         writes.insert(0, Write::Put(row, message.row()));
         let ticket = self.store(writes, Pending::Accept { row, acks });
         message.place = Place::Storing(ticket);
@@ -655,6 +655,40 @@ impl Router {
         self.stored_there(row, State::Done);
     }
 
+    /// The answer to a request is with its asker, and not yet stored: done, if the disk agrees.
+    pub(crate) fn done_early(&mut self, row: RowId, writes: &mut Vec<Write>) {
+        self.close_request(row);
+        let Some(message) = self.outbox.messages.get_mut(&row) else {
+            return;
+        };
+        (message.sent.state, message.handed_over) = (State::Done, true);
+        if let Place::Lane(lane) = message.place {
+            // Whoever answers it has it, even where word of that is still on its way.
+            self.leave_lane(row, lane);
+            if let Some(lane) = self.outbox.lanes.get_mut(&lane) {
+                lane.attempts = 0;
+            }
+            self.counters.stored_there += 1;
+        }
+        if let Some(message) = self.outbox.messages.get(&row) {
+            writes.push(Write::Put(row, message.row()));
+        }
+        self.trim_sent(row, writes);
+        self.changed(row);
+    }
+
+    /// The disk did not: the request waits for its answer as before.
+    pub(crate) fn undo_early(&mut self, row: RowId) {
+        let Some(message) = self.outbox.messages.get_mut(&row) else {
+            return;
+        };
+        if message.sent.state == State::Done && !message.open && !message.expired {
+            (message.sent.state, message.open) = (State::Stored, true);
+            let usage = self.outbox.usage.entry(message.sent.instance).or_default();
+            usage.open += 1;
+        }
+    }
+
     pub(crate) fn outgoing_timer(&mut self, row: RowId, at: Instant) {
         let Some(message) = self
             .outbox
@@ -739,7 +773,11 @@ impl Router {
     }
 
     fn leave_lane(&mut self, row: RowId, lane: LaneId) {
-        let size = self.outbox.messages.get(&row).map_or(0, Outgoing::size);
+        let size = self
+            .outbox
+            .messages
+            .get(&row)
+            .map_or(0, |message| message.size());
         self.outbox.remove_from_lane(row, self.now);
         self.lane_changed(lane);
         let Some(message) = self.outbox.messages.get_mut(&row) else {
@@ -869,6 +907,7 @@ impl Outgoing {
             watched: false,
             open: expects_reply,
             expired: false,
+            handed_over: false,
         }
     }
 }

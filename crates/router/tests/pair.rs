@@ -6,9 +6,9 @@ mod world;
 
 use std::time::Duration;
 
-use router::{Accept, DeliveryKind, Draft, Event, Refusal, State};
+use router::{Accept, DeliveryKind, Draft, Event, InboxRow, OutboxRow, Refusal, Row, State};
 use wire::MessageId;
-use wire::message::{MessageFrame, Nack};
+use wire::message::{MessageFrame, Nack, Stage};
 use world::{A, B, CLOSED, OPEN, Pair, agent, id_of, rules};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -72,6 +72,112 @@ fn an_ask_costs_four_fsyncs_and_its_answer_goes_to_whoever_waits() {
         pair.bodies(A).is_empty(),
         "the answer was taken, and counts as acked"
     );
+}
+
+#[test]
+fn an_awaited_answer_does_not_wait_for_the_disk_and_its_sender_does() {
+    let mut pair = Pair::new();
+
+    let id = pair.ask_until_answered();
+
+    assert_eq!(&*pair.sides[A].answers[0].1.body, b"seven");
+    assert_eq!(pair.sides[A].answers[0].1.attempt, 1);
+    assert_eq!(pair.state(id), State::Done);
+    let before = |side: &world::Side| {
+        let done =
+            |row: &Row| matches!(row, Row::Outbox(OutboxRow::Sent(it)) if it.state == State::Done);
+        side.disk.values().filter(|row| done(row)).count()
+    };
+    assert_eq!((before(&pair.sides[A]), before(&pair.sides[B])), (0, 0));
+    assert!(pair.wire[B].is_empty(), "nothing is said before the fsync");
+
+    pair.tell("next");
+    pair.sync(A); // with the next store that somebody waits for
+    pair.think(A);
+
+    assert_eq!(before(&pair.sides[A]), 1);
+    assert!(matches!(
+        pair.wire[B].make_contiguous(),
+        [
+            MessageFrame::Stored { .. },
+            MessageFrame::Progress {
+                stage: Stage::Done,
+                ..
+            },
+            MessageFrame::Offer { .. }
+        ]
+    ));
+    pair.settle();
+    assert_eq!(before(&pair.sides[B]), 1);
+}
+
+#[test]
+fn an_answer_that_was_handed_over_reaches_the_disk_without_company() {
+    let mut pair = Pair::new();
+    let id = pair.ask_until_answered();
+
+    pair.pass(router::limits::LATE);
+
+    let reply = pair.status(id).reply.expect("answered");
+    let known = |row: &Row| matches!(row, Row::Inbox(InboxRow::Known(it)) if it.key.id == reply);
+    assert!(pair.sides[A].disk.values().any(known));
+    pair.crash(A);
+    pair.settle();
+    assert_eq!(pair.state(id), State::Done);
+    assert!(pair.bodies(A).is_empty(), "it was taken, and is acked");
+}
+
+#[test]
+fn an_answer_handed_over_just_before_a_crash_comes_once_more_and_not_as_the_first() {
+    let mut pair = Pair::new();
+    let id = pair.ask_until_answered();
+
+    pair.crash(A);
+
+    let again = pair.receive(A, 10);
+    assert_eq!(again.len(), 1);
+    assert_eq!((&*again[0].body, again[0].attempt), (&b"seven"[..], 2));
+    assert_eq!(pair.state(id), State::Done);
+    pair.ack(A, again[0].id).expect("shown");
+    pair.pass(SECOND * 600);
+    assert!(pair.bodies(A).is_empty() && pair.dead(B).is_empty());
+}
+
+#[test]
+fn an_answer_handed_over_that_a_full_disk_refuses_comes_once_more_and_not_as_the_first() {
+    let mut pair = Pair::new();
+    let id = pair.ask_until_answered();
+    pair.sides[A].disk_is_full = true;
+
+    pair.pass(router::limits::LATE);
+
+    assert_eq!(pair.state(id), State::Stored, "the request is open again");
+    pair.sides[A].disk_is_full = false;
+    pair.sides[A].asker_is_gone = true;
+    pair.pass(SECOND * 600);
+    let again = pair.receive(A, 10);
+    assert_eq!(again.len(), 1);
+    assert_eq!((&*again[0].body, again[0].attempt), (&b"seven"[..], 2));
+    assert_eq!(pair.state(id), State::Done);
+    pair.ack(A, again[0].id).expect("shown");
+    pair.settle();
+    pair.crash(A);
+    assert!(pair.bodies(A).is_empty(), "nothing is shown after its ack");
+}
+
+#[test]
+fn an_answer_whose_asker_is_gone_is_stored_like_any_message() {
+    let mut pair = Pair::new();
+    pair.sides[A].asker_is_gone = true;
+    let id = pair.ask_until_answered();
+
+    pair.sync(A);
+
+    assert_eq!(pair.state(id), State::Done);
+    let left = pair.receive(A, 10);
+    assert_eq!((&*left[0].body, left[0].attempt), (&b"seven"[..], 1));
+    pair.crash(A);
+    assert_eq!(pair.receive(A, 10)[0].attempt, 2);
 }
 
 #[test]

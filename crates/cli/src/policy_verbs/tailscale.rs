@@ -3,8 +3,8 @@
 use policy::{Document, Policy, Translated};
 use serde_json::json;
 
-use super::file::{Read, tell};
 use super::File;
+use super::file::{Read, tell};
 use crate::context::{Context, now};
 use crate::failure::Failure;
 use crate::output::note;

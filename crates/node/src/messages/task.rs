@@ -526,19 +526,36 @@ impl Plane {
     /// Hands a reply to the first who waits for it.
     fn answer(&mut self, request: MessageKey, delivery: Delivery, now: Instant) {
         let mut delivery = Some(delivery);
+        let mut others = Vec::new();
         for waiter in self.waiters.remove(&request).unwrap_or_default() {
             let is_for_it = waiter.what == WaitFor::Reply && !waiter.answer.is_closed();
             if let (true, Some(reply)) = (is_for_it, delivery.take_if(|_| is_for_it)) {
                 if let Err(Outcome::Answered(back)) = waiter.answer.send(Outcome::Answered(reply)) {
                     delivery = Some(back);
                 }
-            } else if let Ok(status) = self.router.status(request.instance, request.id) {
-                let _ = waiter.answer.send(Outcome::Settled(status.clone()));
+            } else if !waiter.answer.is_closed() {
+                others.push(waiter);
             }
         }
         match delivery {
             None => self.router.handle_answer_taken(request, now),
             Some(_) => self.router.handle_answer_left(request, now),
+        }
+        let taken = delivery.is_none();
+        let Ok(status) = self.router.status(request.instance, request.id) else {
+            return;
+        };
+        for waiter in others {
+            if taken || waiter.what.met_by(&status) {
+                let _ = waiter.answer.send(Outcome::Settled(status.clone()));
+            } else if self
+                .router
+                .watch(request.instance, request.id, true, now)
+                .is_ok()
+            {
+                // The reply is not on disk yet; what this one waits for comes with it.
+                self.waiters.entry(request).or_default().push(waiter);
+            }
         }
     }
 

@@ -48,7 +48,7 @@ pub(crate) fn source(name: &str, text: &str) -> Result<Source, Vec<Diagnostic>> 
     };
     let source: Source = Arc::new(NamedSource::new(name, text));
     let text = source.inner().as_str();
-    if let Some((at, c)) = text.char_indices().find(|(_, c)| is_treacherous(*c)) {
+    if let Some((at, c)) = treacherous(text) {
         let message = format!("invisible character U+{:04X}", u32::from(c));
         let treacherous = Diagnostic::error("E007", at..at + c.len_utf8(), message);
         return Err(vec![treacherous.label("here").help("take it out")]);
@@ -73,6 +73,16 @@ pub(crate) fn root(source: &Source) -> Result<Value<'_>, Vec<Diagnostic>> {
         let empty = Diagnostic::error("E005", 0..0, "the file has no policy in it".into());
         vec![empty.help("the smallest policy is {\"grants\": []}, and denies everything")]
     })
+}
+
+/// The first character that a reader does not see as what it is, and where it stands.
+fn treacherous(text: &str) -> Option<(usize, char)> {
+    // Most files are plain ASCII throughout, which a look at the bytes tells at once.
+    let plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r');
+    if text.bytes().all(plain) {
+        return None;
+    }
+    text.char_indices().find(|(_, c)| is_treacherous(*c))
 }
 
 /// What a reader does not see and an editor or terminal obeys: control characters, and those that

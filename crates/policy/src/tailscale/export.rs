@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use identity::UnixTime;
 
-use super::lower::{self, Group, Side, Unsaid, agents, array, capability, strings};
+use super::lower::{self, Group, Lowered, Side, Unsaid, agents, array, capability, strings};
 use super::overlap::Taken;
 use super::{Translated, trials};
 use crate::diagnostic::Diagnostic;
@@ -38,9 +38,12 @@ pub fn export_to_tailscale(
     }
     let title = "Written by `crabmesh policy export --tailscale`: change the original instead.";
     tree.root.before.insert(0, Comment::line(title));
+    let text = tree.print()?;
+    // Agents of both sides multiply: what came out may have more rules than a file may.
+    Document::parse("the exported policy", &text)?;
     Ok(Translated {
+        text,
         notes: export.notes,
-        text: tree.print()?,
     })
 }
 
@@ -175,7 +178,7 @@ impl Export<'_> {
                 None
             }
         };
-        let mut items = Vec::new();
+        let mut items = Lowered::default();
         let stopped = self.stopped();
         for (item, rule) in before.into_iter().flatten().zip(&self.document.rules) {
             match &stopped {
@@ -183,16 +186,17 @@ impl Export<'_> {
                 None => self.grant(item, rule, &mut items),
             }
         }
-        for (kind, lowered) in [("guards", self.guards(sections)), ("blocks", self.blocks())] {
+        self.guards(sections, &mut items);
+        self.blocks(&mut items);
+        for kind in ["guards", "blocks"] {
             let place = sections.items.iter().position(|item| item.is(kind));
             if let Some(index) = place {
                 let remark = "are capabilities in \"grants\" now, for gateways to read.";
                 sections.remove(index, vec![Comment::line(&format!("{kind:?} {remark}"))]);
             }
-            items.extend(lowered);
         }
         if let Some(list) = list_of(sections, "grants") {
-            list.items = items;
+            list.items = items.items;
         }
     }
 
@@ -205,7 +209,7 @@ impl Export<'_> {
         block.map(|block| block.name.phrase("block"))
     }
 
-    fn grant(&mut self, mut item: Item, rule: &Rule, items: &mut Vec<Item>) {
+    fn grant(&mut self, mut item: Item, rule: &Rule, items: &mut Lowered) {
         let taken = self.taken.from(&nodes(&rule.src), &nodes(&rule.dst));
         let limited = taken.is_some() || rule.valid.is_some();
         let ours = rule.is_for_messages() || !rule.http.is_empty() || rule.credential.is_some();
@@ -225,14 +229,14 @@ impl Export<'_> {
         for selector in src.unsaid.iter().chain(&dst.unsaid) {
             self.left_out(&rule.name, &format!("Tailscale has no {selector}"));
         }
-        let first = items.len();
+        let first = items.items.len();
         let mut fields = Fields(&mut item);
         self.plain(&mut fields, rule, taken.as_deref(), items);
         for group in &src.groups {
             self.to_nodes(&mut fields, rule, limited, (group, &dst.groups), items);
             self.to_resources(&mut fields, (rule, limited), (group, &dst.resources), items);
         }
-        match items.get_mut(first) {
+        match items.items.get_mut(first) {
             Some(lowered) => {
                 lowered.before.splice(0..0, item.before);
                 lowered.blank = item.blank;
@@ -251,7 +255,7 @@ impl Export<'_> {
         fields: &mut Fields<'_>,
         rule: &Rule,
         taken: Option<&str>,
-        items: &mut Vec<Item>,
+        items: &mut Lowered,
     ) {
         let ip = !rule.ip.is_empty() && rule.http.is_empty();
         if !ip && rule.app.is_empty() {
@@ -298,10 +302,13 @@ impl Export<'_> {
         rule: &Rule,
         limited: bool,
         (src, dst): (&Group, &[Group]),
-        items: &mut Vec<Item>,
+        items: &mut Lowered,
     ) {
         let posture = fields.member("srcPosture");
         for group in dst {
+            if items.is_full() {
+                return;
+            }
             let sides = |fields: &mut Fields<'_>| {
                 let mut value: Vec<Item> = fields.copy(&["id"]);
                 value.extend(agents("src", src.agent.as_ref()));
@@ -335,7 +342,7 @@ impl Export<'_> {
         fields: &mut Fields<'_>,
         (rule, limited): (&Rule, bool),
         (src, resources): (&Group, &[String]),
-        items: &mut Vec<Item>,
+        items: &mut Lowered,
     ) {
         let posture = fields.member("srcPosture");
         for (name, prefix, keys) in RESOURCES {
@@ -360,8 +367,7 @@ impl Export<'_> {
         }
     }
 
-    fn guards(&mut self, sections: &mut List) -> Vec<Item> {
-        let mut items = Vec::new();
+    fn guards(&mut self, sections: &mut List, items: &mut Lowered) {
         let before = list_of(sections, "guards").map_or(Vec::new(), |list| list.items.clone());
         for (mut item, guard) in before.into_iter().zip(&self.document.guards) {
             let src = Side::new(self.text, &guard.src, Unsaid::Widen);
@@ -385,6 +391,9 @@ impl Export<'_> {
                 .iter()
                 .flat_map(|a| dst.groups.iter().zip(1..).map(move |b| (a, b)));
             for (from, (onto, place)) in pairs {
+                if items.is_full() {
+                    return;
+                }
                 let mut value = fields.copy(&["id"]);
                 value.extend(agents("src", from.agent.as_ref()));
                 value.extend(agents("dst", onto.agent.as_ref()));
@@ -395,12 +404,10 @@ impl Export<'_> {
                 items.push(capability("guard", &from.nodes, &onto.nodes, None, value));
             }
         }
-        items
     }
 
     /// In both directions: whom it is about reaches nobody, and nobody reaches them.
-    fn blocks(&mut self) -> Vec<Item> {
-        let mut items = Vec::new();
+    fn blocks(&mut self, items: &mut Lowered) {
         for block in self
             .document
             .blocks
@@ -435,7 +442,6 @@ impl Export<'_> {
                 }
             }
         }
-        items
     }
 
     /// Those lines that Tailscale can run, and that hold after what was left out.

@@ -8,6 +8,9 @@
 //! ```
 //! In a value, no `src` or `dst` means every agent of those nodes.
 
+use std::collections::BTreeMap;
+
+use crate::MAX_TEXT;
 use crate::document::{AgentPattern, NodeSelector, Selector, Spanned};
 use crate::text::{Brackets, Item, List, Node, unquoted};
 
@@ -39,9 +42,42 @@ pub(super) enum Unsaid {
     Widen,
 }
 
+/// The grants that come out: agents of both sides multiply, and so are counted.
+#[derive(Debug, Default)]
+pub(super) struct Lowered {
+    pub items: Vec<Item>,
+    size: usize,
+}
+
+impl Lowered {
+    pub fn push(&mut self, item: Item) {
+        self.size = self.size.saturating_add(size(&item.value));
+        self.items.push(item);
+    }
+
+    /// Whether it is no policy file any more, so that nothing needs to be added.
+    pub fn is_full(&self) -> bool {
+        self.size > MAX_TEXT
+    }
+}
+
+/// At least one for each bracket and letter.
+fn size(node: &Node) -> usize {
+    match node {
+        Node::Scalar(text) => text.len(),
+        Node::List(list) => list
+            .items
+            .iter()
+            .map(|item| item.key.as_ref().map_or(0, String::len) + size(&item.value))
+            .sum::<usize>()
+            .saturating_add(2),
+    }
+}
+
 impl Side {
     pub fn new(text: &str, entries: &[Spanned<Selector>], unsaid: Unsaid) -> Self {
         let mut side = Self::default();
+        let mut places: BTreeMap<Option<String>, usize> = BTreeMap::new();
         for entry in entries {
             let written = written(text, entry);
             let Some(node) = entry.value.node() else {
@@ -66,8 +102,8 @@ impl Side {
                     "*".to_owned()
                 }
             };
-            let known = side.groups.iter_mut().find(|group| group.agent == agent);
-            match known {
+            let place = *places.entry(agent.clone()).or_insert(side.groups.len());
+            match side.groups.get_mut(place) {
                 Some(group) => group.nodes.push(said),
                 None => side.groups.push(Group {
                     agent,

@@ -94,6 +94,8 @@ pub struct Side {
     pub disk_is_full: bool,
     pub shown: Vec<Delivery>,
     pub answers: Vec<(MessageKey, Delivery)>,
+    /// Whoever waits for answers has just gone.
+    pub asker_is_gone: bool,
     pub events: Vec<Event>,
     pub agents: Vec<Agent>,
     starts: u64,
@@ -143,6 +145,7 @@ impl Pair {
                 disk_is_full: false,
                 shown: Vec::new(),
                 answers: Vec::new(),
+                asker_is_gone: false,
                 events: Vec::new(),
                 agents,
                 starts: 1,
@@ -206,6 +209,9 @@ impl Pair {
                 Output::Send { frame, .. } => self.wire[1 - side].push_back(frame),
                 Output::Store { ticket, writes } => it.unsynced.push((ticket, writes)),
                 Output::Deliver { delivery, .. } => it.shown.push(delivery),
+                Output::Answer { request, .. } if it.asker_is_gone => {
+                    it.router.handle_answer_left(request, self.now);
+                }
                 Output::Answer { request, delivery } => {
                     it.answers.push((request, delivery));
                     it.router.handle_answer_taken(request, self.now);
@@ -322,6 +328,23 @@ impl Pair {
         };
         let id = draft.id;
         self.send(A, draft).expect("taken");
+        id
+    }
+
+    /// `planner@gw-a` asks and waits; the answer of `coder@gw-b`, accepted there, has just arrived.
+    pub fn ask_until_answered(&mut self) -> MessageId {
+        let id = self.ask("how many?");
+        let planner = self.sides[A].agents[0].instance;
+        self.sides[A]
+            .router
+            .watch(planner, id, true, self.now)
+            .expect("known");
+        assert_eq!(self.bodies(B), ["how many?"]);
+        self.reply(id, "seven").expect("open");
+        self.sync(B);
+        self.think(B);
+        self.carry(A);
+        self.think(A);
         id
     }
 
