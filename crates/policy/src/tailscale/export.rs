@@ -169,15 +169,7 @@ impl Export<'_> {
     }
 
     fn grants(&mut self, sections: &mut List) {
-        let before = match sections.items.iter().position(|item| item.is("grants")) {
-            Some(_) => list_of(sections, "grants").map(|list| std::mem::take(&mut list.items)),
-            // Without the section, Tailscale would permit everything.
-            None => {
-                let empty = Item::new(Some("grants"), array(Vec::new()));
-                sections.items.push(empty);
-                None
-            }
-        };
+        let before = list_of(sections, "grants").map(|list| std::mem::take(&mut list.items));
         let mut items = Lowered::default();
         let stopped = self.stopped();
         for (item, rule) in before.into_iter().flatten().zip(&self.document.rules) {
@@ -195,8 +187,15 @@ impl Export<'_> {
                 sections.remove(index, vec![Comment::line(&format!("{kind:?} {remark}"))]);
             }
         }
-        if let Some(list) = list_of(sections, "grants") {
-            list.items = items.items;
+        // Without a rule in either section, Tailscale would permit everything.
+        let acls = list_of(sections, "acls").is_some_and(|list| !list.items.is_empty());
+        match list_of(sections, "grants") {
+            Some(list) => list.items = items.items,
+            None if acls && items.items.is_empty() => {}
+            None => {
+                let section = Item::new(Some("grants"), array(items.items));
+                sections.items.push(section);
+            }
         }
     }
 
@@ -214,7 +213,8 @@ impl Export<'_> {
         let limited = taken.is_some() || rule.valid.is_some();
         let ours = rule.is_for_messages() || !rule.http.is_empty() || rule.credential.is_some();
         let native = rule.src.iter().chain(&rule.dst).all(is_native);
-        if !ours && !limited && native && !(rule.ip.is_empty() && rule.app.is_empty()) {
+        let theirs = !rule.ip.is_empty() || !rule.app.is_empty();
+        if native && theirs && !ours && !limited {
             if let Some(fields) = item.value.list()
                 && let Some(index) = fields.items.iter().position(|field| field.is("id"))
             {
