@@ -7,6 +7,7 @@
 //!         (document.rs)   (resolve.rs)   Policy::packet_filter (packets)
 //!                                        Policy::explain, run_tests, …  (people)
 //!                         all of them ask decide.rs
+//! text ─► Text ─► format, import and export (text.rs, tailscale.rs)
 //! ```
 //! **Invariants.** Nothing is permitted because a list is empty: no policy, no grant, no verdict but
 //! *denied*. Grants only add, guards only subtract, blocks always win, and order never matters. A
