@@ -12,7 +12,10 @@ use std::process::ExitCode;
 
 use identity::{NodeId, UnixTime};
 use libtest_mimic::{Arguments, Failed, Trial};
-use policy::{AddressSet, Document, Network, Node, Policy, Prefix, Severity};
+use policy::{
+    AddressSet, Document, Network, Node, Policy, Prefix, Severity, export_to_tailscale,
+    import_from_tailscale,
+};
 use serde_json::Value;
 
 fn main() -> ExitCode {
@@ -99,8 +102,24 @@ fn check(case: &Value) -> Result<(), String> {
             case["error"]["message"]
         ));
     }
-    let network = Network::new(&document, &named, &tailnet());
-    for (name, node) in &nodes {
+    same_effect(&document, &named, &nodes, case)?;
+    // Neither is it another policy after it was ours for a while.
+    let there_and_back = import_from_tailscale("policy.hujson", &text)
+        .and_then(|ours| export_to_tailscale("policy.hujson", &ours.text, UnixTime(0)))
+        .and_then(|theirs| Document::parse("policy.hujson", &theirs.text));
+    let (document, _) = there_and_back.map_err(|said| format!("there and back: {said:?}"))?;
+    same_effect(&document, &named, &nodes, case).map_err(|why| format!("there and back: {why}"))
+}
+
+/// Whether every node lets in what it did at Tailscale.
+fn same_effect(
+    document: &Document,
+    named: &[Node],
+    nodes: &[(String, Node)],
+    case: &Value,
+) -> Result<(), String> {
+    let network = Network::new(document, named, &tailnet());
+    for (name, node) in nodes {
         let ours: Effect =
             network
                 .rules_for(node)
