@@ -5,6 +5,8 @@
 //! The cases are not part of this tree. `CRABMESH_CONFORMANCE` names the file; without it the one
 //! beside a founder's checkout is taken, and where there is none the test is counted as ignored.
 
+#![allow(clippy::print_stdout, reason = "a test runner of its own")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -219,10 +221,13 @@ fn tailnet() -> AddressSet {
 /// What a list of rules amounts to, whatever its order and grouping.
 #[derive(Clone, Debug, Default)]
 struct Effect {
-    /// Source by (protocol, destination range, ports).
-    packets: Vec<((u8, IpAddr, IpAddr, u16, u16), AddressSet)>,
+    /// By protocol, destination range and ports: from where.
+    packets: Vec<(Onto, AddressSet)>,
     capabilities: BTreeMap<(String, String, AddressSet), AddressSet>,
 }
+
+/// Protocol, first and last address, first and last port.
+type Onto = (u8, IpAddr, IpAddr, u16, u16);
 
 impl Effect {
     fn of_tailscale(rules: &Value) -> Self {
