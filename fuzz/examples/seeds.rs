@@ -59,6 +59,7 @@ fn main() {
         [world.sealed_root.clone(), world.code.clone().into_bytes()],
     );
     write("policy", POLICIES.map(|text| text.as_bytes().to_vec()));
+    write("policy_text", TEXTS.map(|text| text.as_bytes().to_vec()));
     write("api", BODIES.map(|text| text.as_bytes().to_vec()));
     write("tunnel", acts());
     write("names", NAMES.map(|text| text.as_bytes().to_vec()));
@@ -509,6 +510,19 @@ const POLICIES: [&str; 8] = [
     r#"{"tagOwners": {"tag:a": []}, "grants": [{"id": "c", "src": ["agent:coder@tag:a"], "dst": ["agent:*@tag:a"], "msg": ["request"]}], "tests": [
       {"src": "agent:coder@tag:a", "accept": ["agent:x@tag:a:request"], "deny": ["agent:x@tag:a:call:t", "topic:a/b:publish", "internet:example.net:443", "svc:db", {"http": "GET /a", "dst": "tag:a:80"}], "why": "no-grant"},
       {"src": "ana@example.com", "proto": "udp", "at": "2026-11-23T09:00:00+01:00", "strict": true, "srcPostureAttrs": {"node:age": 10, "a:b": "x", "c:d": false}, "deny": ["tag:a:53", "[fd00::1]:22"]}]}"#,
+    "{}",
+];
+
+/// Comments where they may be, what only Tailscale knows, and what it does not know.
+const TEXTS: [&str; 4] = [
+    "\u{feff}// a\r\n{/*b*/\"a\"/*c*/:// d\n[1e0,/*e*/\"\\\"//\",/*f\n*/[],\r[/*g*/]// h\n,],\n\n\n// i\n\"b\": {\"c\": null /*j*/, // k\n}, /*l*/} // m\n/*n*/",
+    r#"{"ssh": [], /* logins */ "acls": [{"action": "accept", "users": ["*"], "ports": ["nas:22", "gw-a:80,443"]}], "hosts": {"nas": "10.0.0.1"}, "autoApprovers": {"services": {}, "exitNode": ["autogroup:admin"]}, "derpMap": {}}"#,
+    r#"{"grants": [
+      {"id": "a", "src": ["agent:x@*", "gw-a"], "dst": ["topic:a/**", "agent:y@autogroup:member"], "msg": ["publish"], "valid": {"windows": [{"days": "mon"}]}}, // one
+      {"src": ["*"], "dst": ["internet:x.org:443", "svc:db", "*"], "ip": ["443"], "http": [{"methods": ["GET"]}], "credential": "secret:x"},
+    ], "guards": [{"id": "g", "src": ["gw-b"], "dst": ["internet:*"], "deny": {"windows": [{"days": "sun"}]}}],
+    "blocks": [{"match": ["agent:x@gw-b", "gw-c"], "until": "2040-01-01T00:00:00Z"}],
+    "tests": [{"src": "a@x.org", "accept": ["b@x.org:22"], "deny": [{"http": "GET /", "dst": "*:80"}], "at": "2026-11-23T09:00:00Z"}]}"#,
     "{}",
 ];
 

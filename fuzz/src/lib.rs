@@ -34,6 +34,7 @@ pub const TARGETS: [Target; 22] = [
     ("peer_frame", words::peer_frame),
     ("policy", rules::policy),
     ("policy_bundle", signed::policy_bundle),
+    ("policy_text", rules::policy_text),
     ("probe", words::probe),
     ("record", signed::record),
     ("recovery", signed::recovery),

@@ -1,4 +1,4 @@
-//! `policy`: files of any author.
+//! `policy`: files of any author, read, formatted and translated.
 
 use std::sync::LazyLock;
 
@@ -95,6 +95,32 @@ fn judge(document: &Document) {
         }
     }
     let _ = whole.packet_filter(&a, 4747, at);
+}
+
+/// A policy file as text: it is formatted once for all, and what becomes of it at Tailscale, or of
+/// theirs here, loads.
+pub fn policy_text(bytes: &[u8]) {
+    let Ok(text) = policy::text_of("fuzz.hujson", bytes) else {
+        return;
+    };
+    if let Ok(once) = policy::format("fuzz.hujson", text) {
+        let twice = policy::format("fuzz.hujson", &once).expect("it is HuJSON still");
+        assert_eq!(once, twice, "formatted twice is not formatted once");
+        let read = |text| Document::parse("fuzz.hujson", text);
+        match (read(text), read(&once)) {
+            (Ok((before, _)), Ok((after, _))) => assert!(before.summary().eq(after.summary())),
+            (before, after) => assert_eq!(before.is_ok(), after.is_ok(), "it loads no more"),
+        }
+    }
+    let imported = policy::import_from_tailscale("fuzz.hujson", text);
+    let exported = policy::export_to_tailscale("fuzz.hujson", text, UnixTime(0));
+    for translated in [imported, exported].into_iter().flatten() {
+        if let Err(said) = Document::parse("fuzz.hujson", &translated.text) {
+            panic!("{}\n{said:?}", translated.text);
+        }
+        let again = policy::format("fuzz.hujson", &translated.text);
+        assert_eq!(again.as_ref().ok(), Some(&translated.text), "{again:?}");
+    }
 }
 
 /// 2026-11-25, a Wednesday.

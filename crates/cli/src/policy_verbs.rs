@@ -9,12 +9,14 @@ mod check;
 mod diff;
 mod explain;
 mod file;
+mod fmt;
 mod history;
 mod known;
 mod matrix;
 mod nodes;
 mod push;
 mod show;
+mod tailscale;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -48,6 +50,15 @@ pub enum Command {
     /// Show who may reach whom, as a table or as a picture
     #[command(after_help = matrix::HELP)]
     Matrix(matrix::MatrixArgs),
+    /// Format the file, keeping its comments
+    #[command(after_help = fmt::HELP)]
+    Fmt(fmt::FmtArgs),
+    /// Turn a policy file of Tailscale's into one of ours
+    #[command(after_help = tailscale::IMPORT_HELP)]
+    Import(tailscale::ImportArgs),
+    /// Turn the file into one that Tailscale accepts
+    #[command(after_help = tailscale::EXPORT_HELP)]
+    Export(tailscale::ExportArgs),
     /// Print the gateways of this mesh, as `--nodes` reads them
     #[command(after_help = "Example:\n  crabmesh policy nodes > nodes.json")]
     Nodes,
@@ -73,6 +84,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Explain(args) => explain::explain(&args, context),
         Command::Diff(args) => diff::diff(&args, context),
         Command::Matrix(args) => matrix::matrix(&args, context),
+        Command::Fmt(args) => fmt::fmt(&args, context),
+        Command::Import(args) => tailscale::import(&args, context),
+        Command::Export(args) => tailscale::export(&args, context),
         Command::Nodes => nodes::nodes(context),
         Command::Push(args) => push::push(&args, context),
         Command::History => history::history(context),

@@ -4,6 +4,8 @@
 //! What is measured once in each process (compiling, loading) is measured after a first run that
 //! warms the allocator and the caches; a verdict is timed one by one, its clock reads included.
 
+#![allow(clippy::print_stdout, reason = "it prints its table")]
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::hint::black_box;

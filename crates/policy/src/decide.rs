@@ -218,12 +218,12 @@ impl<'a> Case<'a> {
     }
 
     /// The name of the node at each end, for people.
-    pub fn from_node(&self) -> String {
+    pub fn source_node(&self) -> String {
         self.src.facts.called().to_owned()
     }
 
     /// The same of the destination; a resource is named as it is written.
-    pub fn onto_node(&self) -> String {
+    pub fn destination_node(&self) -> String {
         match self.to.end() {
             (Some(dst), _) => dst.facts.called().to_owned(),
             (None, _) => self.onto(),

@@ -75,6 +75,7 @@ pub fn rollback(args: &RollbackArgs, context: &Context) -> Result<(), Failure> {
     }
     let read = Read {
         name: format!("policy {}", signed.version()),
+        path: None,
         bytes: operator::signed_text(context, signed.order)?.into_bytes(),
     };
     offer(read, &args.how, context)?;
