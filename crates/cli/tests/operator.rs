@@ -87,6 +87,15 @@ fn fails(state: &Path, code: i32, args: &[&str], stdin: &str) -> String {
     stderr
 }
 
+/// The first policy without its grant to the person of `init --user`, and with a port.
+const NOT_ANA: &str = r#"{
+  "tagOwners": {"tag:gateway": ["ana@example.com"]},
+  "grants": [
+    {"src": ["agent:*@tag:gateway"], "dst": ["agent:*@tag:gateway"], "msg": ["send", "request"]},
+    {"src": ["tag:gateway"], "dst": ["tag:gateway"], "ip": ["tcp:22"]},
+  ],
+}"#;
+
 #[test]
 fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
     let home = tempfile::tempdir().expect("a temporary directory");
@@ -98,7 +107,15 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
 
     // init shows the recovery code once, on stderr, and what follows on stdout.
     let init = [
-        "init", "--mesh", "home", "--beacon", &address, "--claim", &claim,
+        "init",
+        "--mesh",
+        "home",
+        "--beacon",
+        &address,
+        "--claim",
+        &claim,
+        "--user",
+        "ana@example.com",
     ];
     let made = run(&operator, &init, "");
     let (stdout, stderr) = (
@@ -129,6 +146,21 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
 
     ok(&operator, &["policy", "push"], "");
     ok(&operator, &["policy", "push"], "");
+    // What is not pushed yet is held against what is in force.
+    let checked = run(&operator, &["policy", "check", "-"], NOT_ANA);
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(checked.status.success(), "{said}");
+    assert!(
+        said.contains("W115") && said.contains("ana@example.com loses the last grant"),
+        "{said}"
+    );
+    assert!(
+        said.contains("W116") && said.contains("gains tcp:22"),
+        "{said}"
+    );
+    let checked = run(&operator, &["policy", "check"], "");
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(said.is_empty(), "the same is no wider: {said}");
     let token = ok(
         &operator,
         &["invite", "--name", "gw-a", "--tag", "tag:gateway"],

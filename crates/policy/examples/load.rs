@@ -25,7 +25,10 @@ fn main() {
             text.len()
         );
     }
-    let (old, new) = (file(|n| (n % 400, n % 397, n % 9_000)), file(|n| (n % 400, n % 397, n % 9_001)));
+    let (old, new) = (
+        file(|n| (n % 400, n % 397, n % 9_000)),
+        file(|n| (n % 400, n % 397, n % 9_001)),
+    );
     let (old, new) = (parse(&old), parse(&new));
     let wider = best(|| drop(new.lint_since(&old, &[], NOW)));
     let started = Instant::now();
@@ -39,7 +42,11 @@ fn main() {
     );
     let started = Instant::now();
     let matrix = Matrix::new(&new, &[], NOW);
-    println!("matrix {:?}, {} cells", started.elapsed(), matrix.cells.len());
+    println!(
+        "matrix {:?}, {} cells",
+        started.elapsed(),
+        matrix.cells.len()
+    );
 }
 
 /// A file of the largest allowed size, with comments as people write them.

@@ -190,7 +190,7 @@ impl<'a> Case<'a> {
     }
 
     /// The name of the node at each end, for people.
-    pub fn from_node(&self) -> String {
+    pub fn source_node(&self) -> String {
         self.src.facts.called().to_owned()
     }
 

@@ -107,7 +107,7 @@ fn hold_case(resolved: &Resolved, expectation: &Expectation, case: &Case<'_>) ->
                 true => format!("allowed by {}", rule.name.phrase("grant")),
                 false => format!(
                     "allowed from {} to {} by {}",
-                    case.from_node(),
+                    case.source_node(),
                     case.onto_node(),
                     rule.name.phrase("grant")
                 ),

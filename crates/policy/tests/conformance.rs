@@ -5,6 +5,9 @@
 //! The cases are not part of this tree. `CRABMESH_CONFORMANCE` names the file; without it the one
 //! beside a founder's checkout is taken, and where there is none the test is counted as ignored.
 
+// How many cases agree is what this test is read for.
+#![allow(clippy::print_stdout)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -197,11 +200,14 @@ fn tailnet() -> AddressSet {
     addresses
 }
 
+/// Protocol, range of destinations, and of ports.
+type Packet = (u8, IpAddr, IpAddr, u16, u16);
+
 /// What a list of rules amounts to, whatever its order and grouping.
 #[derive(Clone, Debug, Default)]
 struct Effect {
-    /// Source by (protocol, destination range, ports).
-    packets: Vec<((u8, IpAddr, IpAddr, u16, u16), AddressSet)>,
+    /// Sources by what they may send.
+    packets: Vec<(Packet, AddressSet)>,
     capabilities: BTreeMap<(String, String, AddressSet), AddressSet>,
 }
 

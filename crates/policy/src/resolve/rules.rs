@@ -221,7 +221,7 @@ impl Addresses {
 }
 
 impl Postings {
-    fn new<'a>(selectors: usize, all: &mut dyn Iterator<Item = &'a Vec<End>>) -> Self {
+    fn new(selectors: usize, all: &mut dyn Iterator<Item = &Vec<End>>) -> Self {
         let mut by_selector = vec![Vec::new(); selectors];
         for (index, ends) in (0u32..).zip(all) {
             for end in ends {
