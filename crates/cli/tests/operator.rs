@@ -160,7 +160,10 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
     );
     let checked = run(&operator, &["policy", "check"], "");
     let said = String::from_utf8_lossy(&checked.stderr).into_owned();
-    assert!(said.is_empty(), "the same is no wider: {said}");
+    assert!(
+        !said.contains("W115") && !said.contains("W116"),
+        "the same is no wider: {said}"
+    );
     let token = ok(
         &operator,
         &["invite", "--name", "gw-a", "--tag", "tag:gateway"],

@@ -225,7 +225,7 @@ impl PartialOrd for Attribute {
     }
 }
 
-/// A total order for sets and keys; [`Attribute::compare`] is the one that means something.
+/// A total order for sets and keys; `Attribute::compare` is the one that means something.
 impl Ord for Attribute {
     fn cmp(&self, other: &Self) -> Ordering {
         let rank = |value: &Self| match value {
