@@ -7,6 +7,15 @@ mod stage;
 use serde_json::Value;
 use stage::{Beacon, fails, ok, run};
 
+/// The first policy without its grant to the person of `init --user`, and with a port.
+const NOT_ANA: &str = r#"{
+  "tagOwners": {"tag:gateway": ["ana@example.com"]},
+  "grants": [
+    {"src": ["agent:*@tag:gateway"], "dst": ["agent:*@tag:gateway"], "msg": ["send", "request"]},
+    {"src": ["tag:gateway"], "dst": ["tag:gateway"], "ip": ["tcp:22"]},
+  ],
+}"#;
+
 #[test]
 fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
     let home = tempfile::tempdir().expect("a temporary directory");
@@ -18,7 +27,15 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
 
     // init shows the recovery code once, on stderr, and what follows on stdout.
     let init = [
-        "init", "--mesh", "home", "--beacon", &address, "--claim", &claim,
+        "init",
+        "--mesh",
+        "home",
+        "--beacon",
+        &address,
+        "--claim",
+        &claim,
+        "--user",
+        "ana@example.com",
     ];
     let made = run(&operator, &init, "");
     let (stdout, stderr) = (
@@ -49,6 +66,24 @@ fn an_operator_founds_a_mesh_lets_a_gateway_in_renews_it_and_puts_it_out() {
 
     ok(&operator, &["policy", "push"], "");
     ok(&operator, &["policy", "push"], "");
+    // What is not pushed yet is held against what is in force.
+    let checked = run(&operator, &["policy", "check", "-"], NOT_ANA);
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(checked.status.success(), "{said}");
+    assert!(
+        said.contains("W115") && said.contains("ana@example.com loses the last grant"),
+        "{said}"
+    );
+    assert!(
+        said.contains("W116") && said.contains("gains tcp:22"),
+        "{said}"
+    );
+    let checked = run(&operator, &["policy", "check"], "");
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(
+        !said.contains("W115") && !said.contains("W116"),
+        "the same is no wider: {said}"
+    );
     let token = ok(
         &operator,
         &["invite", "--name", "gw-a", "--tag", "tag:gateway"],

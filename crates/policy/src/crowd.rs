@@ -4,7 +4,7 @@
 //! Nodes that neither version tells apart are one [`Kind`]: what is said of one is said of all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use identity::{NodeId, UserName};
@@ -103,7 +103,11 @@ impl<'a> Crowd<'a> {
                     first: node.id,
                     by_user: BTreeMap::new(),
                     without_user: None,
-                    addresses: by_address.into_values().collect(),
+                    addresses: match by_address.is_empty() {
+                        // One that is told nowhere still has one, which no block holds.
+                        true => vec![Ipv6Addr::UNSPECIFIED.into()],
+                        false => by_address.into_values().collect(),
+                    },
                 });
                 self.kinds.len() - 1
             });

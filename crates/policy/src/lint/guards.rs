@@ -71,7 +71,7 @@ fn nodes_may_meet(document: &Document, a: &NodeSelector, b: &NodeSelector) -> bo
     if nobody(a) || nobody(b) || (people(a) && tagged(b)) || (tagged(a) && people(b)) {
         return false;
     }
-    let members = |name: &Box<str>| document.names.groups.get(name);
+    let members = |name: &str| document.names.groups.get(name);
     match (a, b) {
         (N::User(a), N::User(b)) => a == b,
         (N::Named(a), N::Named(b)) => a == b,

@@ -31,6 +31,9 @@ pub(super) enum Change {
     Condition(Box<(String, String)>),
 }
 
+/// The addresses at both ends, where they make a difference.
+type Addresses = (Option<IpAddr>, Option<IpAddr>);
+
 type AgentPair<'a> = (Option<&'a AgentName>, Option<&'a AgentName>);
 
 impl<'a> Comparison<'a> {
@@ -159,8 +162,7 @@ impl<'a> Comparison<'a> {
             .flat_map(|ports| ports.all_protocols().iter().copied())
             .collect();
         let several = (from.len() > 1, onto.len() > 1);
-        let mut found: BTreeMap<(Change, (Option<IpAddr>, Option<IpAddr>)), Ranges> =
-            BTreeMap::new();
+        let mut found: BTreeMap<(Change, Addresses), Ranges> = BTreeMap::new();
         let mut by: BTreeMap<Change, GrantRef> = BTreeMap::new();
         for (from, onto) in from
             .iter()
@@ -400,7 +402,7 @@ pub(super) fn named<'a>(ends: &'a [End], place: &'a Place) -> impl Iterator<Item
 }
 
 /// For each kind of skill in use: every one, those that are named, and one that is not.
-fn known_skills<'a>(skills: BTreeSet<&'a Skill>) -> Vec<(Skill, Vec<&'a Skill>, Skill)> {
+fn known_skills(skills: BTreeSet<&Skill>) -> Vec<(Skill, Vec<&Skill>, Skill)> {
     let mut known = Vec::new();
     for kind in ["call", "admin"] {
         let Ok(every) = format!("{kind}:*").parse::<Skill>() else {
