@@ -283,6 +283,11 @@ fn gateways_of(files: &OperatorFiles, now: UnixTime) -> Vec<policy::Node> {
         user: issued.user.clone(),
         tags: issued.tags.clone(),
         addresses: vec![identity::overlay_address(&mesh, &issued.node).into()],
+        attributes: policy::attributes(
+            &issued.enrolment,
+            (issued.issued_at, issued.expires_at),
+            Some(now),
+        ),
         ..policy::Node::new(issued.node, issued.name.clone())
     });
     nodes.collect()

@@ -72,6 +72,24 @@ fn a_window_opens_and_closes_a_grant_without_any_document() {
 }
 
 #[test]
+fn a_gateway_that_grew_too_old_for_a_posture_is_cut_at_midnight() {
+    let mut mesh = Mesh::new();
+    let (a, b) = mesh.two();
+    let text = r#"{ "postures": { "posture:young": ["node:membershipAgeDays < 2"] },
+        "grants": [ { "src": ["*"], "dst": ["*"], "msg": ["send"], "srcPosture": ["posture:young"] } ] }"#;
+    let policy = mesh.operator.policy(text, NOW);
+    let mut gateway = mesh.settled_under(&a, &[&b], policy);
+
+    // Memberships are as old as NOW, eight in the morning: the second midnight is 40 hours away.
+    let outputs = gateway.pass(SECOND * (40 * 3_600 - 2));
+    assert_ne!(peers(&outputs), Some(Vec::new()), "a day old, and no older");
+    let outputs = gateway.pass(SECOND * 2);
+    assert_eq!(peers(&outputs), Some(Vec::new()), "it was one until then");
+    let old = world(&outputs).expect("another world");
+    assert!(!may_send(&old, b.node, a.node, gateway.clock));
+}
+
+#[test]
 fn a_clock_that_is_behind_opens_nothing_that_holds_at_times() {
     let mut mesh = Mesh::new();
     let (a, b) = mesh.two();

@@ -152,6 +152,11 @@ impl Document {
         }
     }
 
+    /// Whether some grant asks what its source is like: then verdicts may change as gateways age.
+    pub fn asks_for_postures(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.postures.is_empty())
+    }
+
     /// How many expectations its `tests` have.
     pub fn expectation_count(&self) -> usize {
         self.expectations.len()

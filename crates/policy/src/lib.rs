@@ -52,7 +52,7 @@ pub use document::{
 pub use explain::{Explanation, Finding};
 pub use filter::{InnerPacket, PacketFilter};
 pub use matrix::{Matrix, MatrixCell, MatrixKind};
-pub use node::Node;
+pub use node::{Node, attributes};
 pub use packet_rules::{Network, PacketRule};
 pub use sarif::sarif;
 pub use self_test::{TestOutcome, TestReport};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use identity::{Digest, Member, NodeId};
+use identity::{Digest, NodeId, UnixTime};
 use policy::{Document, Policy};
 
 use super::{Event, State};
@@ -14,6 +14,8 @@ use super::{Event, State};
 pub(super) struct Compiled {
     digest: Digest,
     document: Option<Document>,
+    /// Resolved for this day, where something asks how old a gateway is; for none without a clock.
+    day: Option<u64>,
     /// Resolved for whoever has no clock.
     clock_is_behind: bool,
     members: BTreeMap<NodeId, Digest>,
@@ -25,6 +27,8 @@ pub(super) struct Compiled {
 impl State {
     /// Reads the policy where it is new, and resolves it for these members.
     pub(super) fn compile(&mut self, members: &[(NodeId, Digest)], clock_is_behind: bool) {
+        let at = self.trust.clock(self.now.clock);
+        let at = (!clock_is_behind).then_some(at);
         let Some(bundle) = self.trust.policy() else {
             self.compiled = None;
             return;
@@ -46,8 +50,8 @@ impl State {
             },
         };
         let members = members.iter().copied().collect();
-        let node = |id: &NodeId| self.trust.member(id).map(policy_node);
-        compiled.follow(members, clock_is_behind, node, &self.me.node);
+        let node = |id: &NodeId| policy::Node::from_member(self.trust.member(id)?, at);
+        compiled.follow(members, at, node, &self.me.node);
         self.compiled = Some(compiled);
     }
 }
@@ -57,6 +61,7 @@ impl Compiled {
         Self {
             digest,
             document,
+            day: None,
             clock_is_behind: false,
             members: BTreeMap::new(),
             followed: 0,
@@ -64,18 +69,33 @@ impl Compiled {
         }
     }
 
+    /// The next moment after `at` at which the policy may say something else: by its dates and
+    /// hours, or because gateways are a day older.
+    pub(super) fn next_change(&self, at: UnixTime) -> Option<UnixTime> {
+        let hours = self
+            .policy
+            .as_ref()
+            .and_then(|policy| policy.next_change(at));
+        let midnight = self.day.map(|day| UnixTime((day + 1) * DAY));
+        hours.into_iter().chain(midnight).min()
+    }
+
     /// Makes it a policy for these members.
     fn follow(
         &mut self,
         members: BTreeMap<NodeId, Digest>,
-        clock_is_behind: bool,
+        at: Option<UnixTime>,
         node: impl Fn(&NodeId) -> Option<policy::Node>,
         local: &NodeId,
     ) {
         let Some(document) = &self.document else {
             return;
         };
-        let same_clock = self.clock_is_behind == clock_is_behind;
+        let clock_is_behind = at.is_none();
+        let day = at
+            .filter(|_| document.asks_for_postures())
+            .map(|at| at.0 / DAY);
+        let same_clock = self.clock_is_behind == clock_is_behind && self.day == day;
         if let Some(policy) = self.policy.as_ref().filter(|_| same_clock) {
             let is_new =
                 |(id, membership): &(&NodeId, &Digest)| self.members.get(*id) != Some(*membership);
@@ -105,20 +125,13 @@ impl Compiled {
             false => Policy::compile_for(document, &nodes, local),
         };
         self.policy = Some(Arc::new(policy));
-        (self.members, self.clock_is_behind) = (members, clock_is_behind);
+        (self.members, self.clock_is_behind, self.day) = (members, clock_is_behind, day);
         self.followed = 0;
     }
 }
 
-/// A member, as the policy names it.
-fn policy_node(member: &Member) -> policy::Node {
-    policy::Node {
-        user: member.user.clone(),
-        tags: member.tags.clone(),
-        addresses: member.overlay.into_iter().map(Into::into).collect(),
-        ..policy::Node::new(member.node, member.name.clone())
-    }
-}
+/// In seconds: attributes count days by midnights in UTC.
+const DAY: u64 = 86_400;
 
 /// How the policy is called in what is said about it.
 const POLICY_NAME: &str = "policy.hujson";

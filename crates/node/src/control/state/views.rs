@@ -123,7 +123,8 @@ impl State {
             .as_ref()
             .and_then(|compiled| compiled.policy.clone());
         self.told.at = at;
-        self.told.change_at = policy.as_ref().and_then(|policy| policy.next_change(at));
+        let compiled = self.compiled.as_ref();
+        self.told.change_at = compiled.and_then(|compiled| compiled.next_change(at));
         if let (Some(bundle), Some(policy)) = (bundle, policy) {
             let (order, signed_at) = (bundle.order, bundle.signed_at);
             let text = bundle.text.as_str().into();
