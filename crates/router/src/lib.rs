@@ -19,7 +19,9 @@
 
 pub mod limits;
 
+mod arrival;
 mod clock;
+mod early;
 mod inbox;
 mod outbox;
 mod rates;

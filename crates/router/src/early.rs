@@ -1,0 +1,159 @@
+//! An answer that somebody waits for: handed over as it arrives, and stored behind that.
+//!
+//! **Invariant:** its sender keeps it until it is stored here, so that a crash in between shows it
+//! once more and loses nothing.
+
+use std::time::Instant;
+
+use wire::message::{MessageFrame, MessageKey, Stage};
+
+use crate::inbox::{Content, Phase};
+use crate::limits;
+use crate::rates::Drawn;
+use crate::router::{Pending, Router, Timer, waiting};
+use crate::rows::{InboxRow, Letter, Row, RowId, Table, Write};
+
+impl Router {
+    /// The reply reached whoever waited for it: as good as acked.
+    pub fn handle_answer_taken(&mut self, request: MessageKey, now: Instant) {
+        self.now = now;
+        let Some((row, phase)) = self.reply_to(request) else {
+            return;
+        };
+        if phase == Phase::Storing {
+            return self.taken_early(request, row);
+        }
+        let Some((letter, known)) = self.inbox.settle(row, false) else {
+            return;
+        };
+        self.counters.acked += 1;
+        let mut writes = vec![Write::Put(row, Row::Inbox(InboxRow::Known(known)))];
+        self.trim_known(&letter.node, &mut writes);
+        self.store_some_time(writes);
+        self.send_frame(
+            letter.node,
+            MessageFrame::Progress {
+                key: letter.key,
+                stage: Stage::Done,
+            },
+        );
+    }
+
+    /// Nobody waits any longer: the reply goes to the inbox.
+    pub fn handle_answer_left(&mut self, request: MessageKey, now: Instant) {
+        self.now = now;
+        if let Some(row) = self.outbox.by_key.get(&request)
+            && let Some(message) = self.outbox.messages.get_mut(row)
+        {
+            message.watched = false;
+        }
+        match self.reply_to(request) {
+            Some((row, Phase::Storing)) => self.left_early(request, row),
+            Some((row, _)) => self.show_again(row),
+            None => {}
+        }
+    }
+
+    /// Hands a reply to whoever waits for it, and lets the disk wait: its sender keeps it until it
+    /// hears that it is stored here. The shell says at once whether somebody took it.
+    pub(crate) fn answer_early(&mut self, mut letter: Letter, expires: Instant, request: RowId) {
+        let Some(key) = self.outbox.messages.get(&request).map(|it| it.key()) else {
+            return;
+        };
+        let row = self.new_row();
+        letter.shown = letter.shown.saturating_add(1);
+        let delivery = letter.delivery();
+        self.inbox.insert(row, letter, Phase::Storing, expires);
+        self.timers.insert((expires, Timer::Incoming(row)));
+        self.answer(key, delivery);
+    }
+
+    /// The asker has it: as good as acked. Reply and request settle in one store, which goes with
+    /// the next that somebody waits for.
+    fn taken_early(&mut self, request: MessageKey, row: RowId) {
+        let (Some(asked), Some(entry)) = (
+            self.outbox.by_key.get(&request).copied(),
+            self.inbox.entries.get(&row),
+        ) else {
+            return;
+        };
+        let Some(known) = entry.letter().map(|(letter, _)| letter.known(false)) else {
+            return;
+        };
+        let mut writes = vec![Write::Put(row, Row::Inbox(InboxRow::Known(known)))];
+        self.done_early(asked, &mut writes);
+        let ticket = self.new_ticket();
+        let late = Pending::Late {
+            row,
+            request: asked,
+        };
+        self.pending.insert(ticket, late);
+        self.store_some_time(writes);
+        self.counters.shown += 1;
+        if self.late.is_none() {
+            let at = self.now + limits::LATE;
+            self.late = Some(at);
+            self.timers.insert((at, Timer::Late));
+        }
+    }
+
+    /// Nobody was there: it is stored as any letter is, and nobody has been shown it.
+    fn left_early(&mut self, request: MessageKey, row: RowId) {
+        let Some(entry) = self.inbox.entries.get_mut(&row) else {
+            return;
+        };
+        let Content::Letter { letter, .. } = &mut entry.content else {
+            return;
+        };
+        letter.shown = letter.shown.saturating_sub(1);
+        let writes = vec![Write::Put(row, waiting(letter))];
+        let answers = self.outbox.by_key.get(&request).copied();
+        // What was drawn for it stays drawn, also if the disk fails now: then it comes again.
+        let drawn = Drawn::default();
+        let pending = Pending::Receive {
+            row,
+            answers,
+            drawn,
+        };
+        self.store(writes, pending);
+    }
+
+    pub(crate) fn late_timer(&mut self) {
+        self.late = None;
+        let waits = |pending: &Pending| matches!(pending, Pending::Late { .. });
+        if self.pending.values().any(waits) {
+            self.store(Vec::new(), Pending::Flush);
+        }
+    }
+
+    /// What the asker has is on disk now: told to its sender, never shown again.
+    pub(crate) fn received_late(&mut self, row: RowId) {
+        let Some((letter, _)) = self.inbox.settle(row, false) else {
+            return;
+        };
+        let pair = self.inbox.pairs.entry(letter.pair_key()).or_default();
+        if letter.sequence > pair.high {
+            (pair.high, pair.last) = (letter.sequence, Some(row));
+        }
+        self.counters.received += 1;
+        self.counters.acked += 1;
+        let mut writes = Vec::new();
+        self.trim_known(&letter.node, &mut writes);
+        self.store_some_time(writes);
+        let key = letter.key;
+        self.send_frame(letter.node, MessageFrame::Stored { key });
+        let stage = Stage::Done;
+        self.send_frame(letter.node, MessageFrame::Progress { key, stage });
+    }
+
+    /// What the asker has is not on disk: its sender offers it again, and then it may come twice.
+    pub(crate) fn late_failed(&mut self, row: RowId, request: RowId) {
+        self.undo_early(request);
+        self.receive_failed(row, Some(request));
+        // An earlier commit than the one that failed may have taken it along.
+        let mut writes = vec![Write::Delete(Table::Inbox, row)];
+        let asked = self.outbox.messages.get(&request);
+        writes.extend(asked.map(|asked| Write::Put(request, asked.row())));
+        self.store_some_time(writes);
+    }
+}
