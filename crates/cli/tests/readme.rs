@@ -94,7 +94,7 @@ fn every_command_of_the_readme_does_what_it_says() {
     assert!(status.contains("gw-b"), "{status}");
 
     // The policy.
-    for verb in ["check", "test", "push"] {
+    for verb in ["check", "test", "matrix", "push"] {
         next(&format!("crabmesh policy {verb}"));
         stage.done("operator", &format!("crabmesh policy {verb}"));
     }
