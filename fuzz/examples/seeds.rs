@@ -45,16 +45,21 @@ fn main() {
     write("trust_log", world.trust_logs.clone());
     write("record", [world.record.clone()]);
     write("policy_bundle", [world.policy.clone()]);
-    write("revocations", [world.revocations.clone()]);
+    write(
+        "revocations",
+        [world.revocations.clone(), world.old_revocations.clone()],
+    );
     write("snapshot", [world.trust.snapshot()]);
     write("token", [world.token.clone().into_bytes()]);
     write("request", [world.request.clone().into_bytes()]);
+    write("kill_file", [world.kill_file.clone().into_bytes()]);
     write("claim", [world.claim.clone().into_bytes()]);
     write(
         "recovery",
         [world.sealed_root.clone(), world.code.clone().into_bytes()],
     );
     write("policy", POLICIES.map(|text| text.as_bytes().to_vec()));
+    write("policy_text", TEXTS.map(|text| text.as_bytes().to_vec()));
     write("api", BODIES.map(|text| text.as_bytes().to_vec()));
     write("tunnel", acts());
     write("names", NAMES.map(|text| text.as_bytes().to_vec()));
@@ -477,21 +482,57 @@ fn probes() -> Vec<Vec<u8>> {
     packets
 }
 
-const POLICIES: [&str; 5] = [
+const POLICIES: [&str; 8] = [
     include_str!("../../configs/policies/two-homes-and-a-cloud.hujson"),
     include_str!("../../configs/policies/team-of-agents.hujson"),
     r#"{"hosts": {"nas": "10.0.0.1", "lab": "fd00::/64"}, "acls": [{"action": "accept", "proto": "tcp", "src": ["*"], "dst": ["nas:80,443", "[fd00::1]:22", "lab:*"]}], "tests": [{"src": "*", "proto": "icmp", "deny": ["nas:*"]}]}"#,
     r#"// every refusal
-    {"groups": {"group:a": ["group:b"]}, "guards": [{"id": "g"}], "ssh": [], "grnats": [], "grants": [{"id": "x", "src": ["agent:a@tag:b"], "dst": ["internet:x:1", "autogroup:self", "0.0.0.0/0", "10.0.0.1/8"], "ip": ["icmp", "0", "47:*"], "msg": ["call:x", "sned"], "via": ["tag:a"]}]}"#,
+    {"groups": {"group:a": ["group:b"]}, "guards": [{"id": "g"}], "blocks": [{"until": 1}], "postures": {"posture:x": []}, "ssh": [], "grnats": [], "grants": [{"id": "x", "src": ["agent:a@tag:b"], "dst": ["internet:x:1", "autogroup:self", "0.0.0.0/0", "10.0.0.1/8"], "ip": ["icmp", "0", "47:*"], "msg": ["call:x", "sned"], "via": ["tag:a"]}]}"#,
+    r#"{"groups": {"group:a": ["ana@example.com"]}, "hosts": {"nas": "10.0.0.1"}, "ipsets": {"ipset:s": ["add host:nas", "add 10.0.0.0/8", "remove 10.9.0.0/16"]},
+    "tagOwners": {"tag:a": ["group:a"], "tag:b": ["tag:a"]}, "postures": {"posture:p": ["node:age < 90", "node:os IN ['linux', 'macos']", "node:v >= '1.10.2'", "x:y IS SET"]},
+    "autoApprovers": {"routes": {"10.0.0.0/8": ["tag:a", "group:a"]}, "exitNode": ["autogroup:member"]},
+    "grants": [
+      {"src": ["group:a", "user:*@example.com"], "dst": ["ipset:s"], "ip": ["tcp:80-443", "icmp:*"], "via": ["tag:a"], "srcPosture": ["posture:p"]},
+      {"src": ["autogroup:member"], "dst": ["autogroup:self"], "app": {"example.com/cap/x": [{"a": [1, null, true]}], "tailscale.com/cap/drive": []}},
+      {"id": "hours", "src": ["agent:coder@*"], "dst": ["agent:*@gw-b"], "msg": ["send", "call:x/y", "admin:*"], "valid": {"notBefore": "2026-01-01T00:00:00Z", "notAfter": "2027-01-01T00:00:00+01:00", "windows": [{"days": "mon-fri,sun", "hours": "22:00-06:00", "tz": "America/New_York"}]}},
+      {"src": ["tag:b"], "dst": ["topic:a/*/**"], "msg": ["publish", "subscribe"]},
+      {"src": ["*"], "dst": ["internet:*.example.com:443", "svc:db"]},
+      {"src": ["autogroup:danger-all"], "dst": ["*"], "ip": ["8080"], "http": [{"methods": ["GET"], "paths": ["/", "/a/*/**"]}], "credential": "secret:x"}
+    ]}"#,
+    r#"{"grants": [{"src": ["*"], "dst": ["*"], "msg": ["send", "request"], "ip": ["*"]}],
+    "guards": [
+      {"id": "g", "src": ["agent:*@*"], "dst": ["agent:*@*"], "msg": ["send"], "rate": {"limit": "120/m", "burst": 20, "per": "src,dst,user"}, "maxBytes": "256KiB"},
+      {"src": ["*"], "dst": ["internet:*", "*"], "deny": {"windows": [{"days": "sat-sun"}]}},
+      {"src": ["tag:none"], "dst": ["*"], "approve": {"mode": "first-contact", "by": ["autogroup:member"], "ttl": "30d"}},
+      {"src": ["gw-a"], "dst": ["gw-b"], "spend": {"cap": "$20.50/day", "per": "src", "alertAt": [0.8, 1.0], "onExceed": "reject"}}
+    ],
+    "blocks": [{"id": "b", "match": ["agent:coder@gw-a", "ana@example.com"], "reason": "INC-42", "until": "2036-11-28T00:00:00Z"}]}"#,
+    r#"{"tagOwners": {"tag:a": []}, "grants": [{"id": "c", "src": ["agent:coder@tag:a"], "dst": ["agent:*@tag:a"], "msg": ["request"]}], "tests": [
+      {"src": "agent:coder@tag:a", "accept": ["agent:x@tag:a:request"], "deny": ["agent:x@tag:a:call:t", "topic:a/b:publish", "internet:example.net:443", "svc:db", {"http": "GET /a", "dst": "tag:a:80"}], "why": "no-grant"},
+      {"src": "ana@example.com", "proto": "udp", "at": "2026-11-23T09:00:00+01:00", "strict": true, "srcPostureAttrs": {"node:age": 10, "a:b": "x", "c:d": false}, "deny": ["tag:a:53", "[fd00::1]:22"]}]}"#,
     "{}",
 ];
 
-const BODIES: [&str; 6] = [
+/// Comments where they may be, what only Tailscale knows, and what it does not know.
+const TEXTS: [&str; 4] = [
+    "\u{feff}// a\r\n{/*b*/\"a\"/*c*/:// d\n[1e0,/*e*/\"\\\"//\",/*f\n*/[],\r[/*g*/]// h\n,],\n\n\n// i\n\"b\": {\"c\": null /*j*/, // k\n}, /*l*/} // m\n/*n*/",
+    r#"{"ssh": [], /* logins */ "acls": [{"action": "accept", "users": ["*"], "ports": ["nas:22", "gw-a:80,443"]}], "hosts": {"nas": "10.0.0.1"}, "autoApprovers": {"services": {}, "exitNode": ["autogroup:admin"]}, "derpMap": {}}"#,
+    r#"{"grants": [
+      {"id": "a", "src": ["agent:x@*", "gw-a"], "dst": ["topic:a/**", "agent:y@autogroup:member"], "msg": ["publish"], "valid": {"windows": [{"days": "mon"}]}}, // one
+      {"src": ["*"], "dst": ["internet:x.org:443", "svc:db", "*"], "ip": ["443"], "http": [{"methods": ["GET"]}], "credential": "secret:x"},
+    ], "guards": [{"id": "g", "src": ["gw-b"], "dst": ["internet:*"], "deny": {"windows": [{"days": "sun"}]}}],
+    "blocks": [{"match": ["agent:x@gw-b", "gw-c"], "until": "2040-01-01T00:00:00Z"}],
+    "tests": [{"src": "a@x.org", "accept": ["b@x.org:22"], "deny": [{"http": "GET /", "dst": "*:80"}], "at": "2026-11-23T09:00:00Z"}]}"#,
+    "{}",
+];
+
+const BODIES: [&str; 7] = [
     r#"{"to": "coder@gw-b", "body": "hello", "ttl_s": 86400, "reply_expected": true}"#,
     r#"{"to": "coder@gw-b", "body_base64": "aGVsbG8=", "timeout_ms": 1000, "content_type": "text/plain"}"#,
     r#"{"ids": ["01977420-dc00-7909-8909-090909090909"]}"#,
     r#"{"target": "coder@gw-b", "timeout_ms": 500}"#,
     r#"{"name": "planner"}"#,
+    r#"{"file": "cmk1aaaa"}"#,
     r#"{"body": "hello", "unknown": [1, 2.5, null, true]}"#,
 ];
 

@@ -22,10 +22,11 @@ pub mod world;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target: its name, which is that of its corpus and its binary, and its function.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 22] = [
     ("api", local::api),
     ("certificate", signed::certificate),
     ("claim", signed::claim),
+    ("kill_file", signed::kill_file),
     ("link_frame", words::link_frame),
     ("map_frame", words::map_frame),
     ("message_frame", words::message_frame),
@@ -33,6 +34,7 @@ pub const TARGETS: [Target; 21] = [
     ("peer_frame", words::peer_frame),
     ("policy", rules::policy),
     ("policy_bundle", signed::policy_bundle),
+    ("policy_text", rules::policy_text),
     ("probe", words::probe),
     ("record", signed::record),
     ("recovery", signed::recovery),

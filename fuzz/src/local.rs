@@ -16,6 +16,7 @@ pub fn api(bytes: &[u8]) {
     body::<api::HeartbeatRequest>(bytes);
     body::<api::PingRequest>(bytes);
     body::<api::AgentAdd>(bytes);
+    body::<api::KillRequest>(bytes);
 }
 
 /// Names and addresses: what parses prints as something that parses to the same.

@@ -97,6 +97,7 @@ impl Fight {
             relays: vec![RELAY],
             addresses: vec![address(2)],
             last_good: Vec::new(),
+            leaving: false,
         };
         gateway.set_peers(&[peer], now);
         let secret = StaticSecret::from(*keys[1].to_bytes());

@@ -2,7 +2,8 @@
 //! parties of [`crate::world`] signed.
 
 use identity::{
-    Change, Claim, RecoveryCode, Request, Root, Token, Trust, TrustError, TrustLog, UnixTime,
+    Change, Claim, KillFile, RecoveryCode, Request, Root, Token, Trust, TrustError, TrustLog,
+    UnixTime,
 };
 
 use crate::world::{CODE, NOW, WORLD};
@@ -81,6 +82,19 @@ pub fn claim(bytes: &[u8]) {
     if let Ok(claim) = Claim::parse(text) {
         let again = Claim::parse(&claim.to_text()).expect("what was written reads back");
         assert_eq!(again.identity, claim.identity);
+    }
+}
+
+/// `cmk1…`: what a gateway is brought by hand. Nothing is believed that nobody signed.
+pub fn kill_file(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(file) = KillFile::parse(text) {
+        let again = KillFile::parse(&file.to_text()).expect("what was written reads back");
+        assert_eq!(again, file);
+        accept(file.trust_log(), Trust::accept_trust_log);
+        accept(file.revocations(), Trust::accept_revocations);
     }
 }
 

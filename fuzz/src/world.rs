@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use identity::{
-    Claim, IdentityKey, Issuer, Ledger, NodeRecord, RecoveryCode, Request, RevocationSet, Root,
-    Terms, Trust, UnixTime, WireGuardPublic, make_record,
+    Block, Claim, Exception, IdentityKey, Issuer, KillFile, Ledger, NodeRecord, RecoveryCode,
+    Request, RevocationSet, Root, Terms, Trust, UnixTime, WireGuardPublic, make_record,
 };
 
 /// When everything here happens.
@@ -29,10 +29,14 @@ pub struct World {
     pub policy: Vec<u8>,
     /// A revocation set.
     pub revocations: Vec<u8>,
+    /// The same without a kill of everyone, as it was signed before there was one.
+    pub old_revocations: Vec<u8>,
     /// A token with its key, as text.
     pub token: String,
     /// A request, as text.
     pub request: String,
+    /// A kill file with the revocations above.
+    pub kill_file: String,
     /// A claim, as text.
     pub claim: String,
     /// The root key, sealed.
@@ -110,15 +114,27 @@ impl World {
             NOW,
         );
         let text = r#"{"grants": [{"src": ["*"], "dst": ["*"], "msg": ["send"]}]}"#;
+        let everyone = Block::Everyone {
+            except: [Exception::Node(node)].into(),
+        };
         let set = RevocationSet {
             nodes: [node].into(),
             minimum: [(node, (1, 2))].into(),
             blocks: ["tag:lost".parse().expect("a block")].into(),
         };
+        let old_revocations = revoker
+            .sign_revocations(&set, None, &mesh, NOW)
+            .expect("a revoker");
+        let mut set = set;
+        set.blocks.insert(everyone);
         let role = identity::KeyRole::Policy;
         let (_, replaced) = root
             .replace(&log, role, [12; 32], NOW, NOW)
             .expect("its own root");
+        let revocations = revoker
+            .sign_revocations(&set, None, &mesh, NOW)
+            .expect("a revoker");
+        let kill_file = KillFile::from_parts(log.bytes(), &revocations);
         let claim = Claim {
             identity: keys[0].public(),
             secret: [13; 32].into(),
@@ -131,9 +147,9 @@ impl World {
             policy: policy
                 .sign_policy(text, None, &mesh, NOW)
                 .expect("a policy key"),
-            revocations: revoker
-                .sign_revocations(&set, None, &mesh, NOW)
-                .expect("a revoker"),
+            revocations,
+            old_revocations,
+            kill_file: kill_file.to_text(),
             token: token.to_text().to_string(),
             request: Request::make(&keys[2]).to_string(),
             claim: claim.to_text().to_string(),
@@ -146,7 +162,8 @@ impl World {
     /// Whether an honest party signed exactly this.
     pub fn signed(&self, bytes: &[u8]) -> bool {
         let whole = self.trust_logs.iter().chain(&self.certificates);
-        let all = whole.chain([&self.record, &self.policy, &self.revocations]);
+        let sets = [&self.revocations, &self.old_revocations];
+        let all = whole.chain([&self.record, &self.policy]).chain(sets);
         all.into_iter().any(|known| known == bytes)
     }
 }

@@ -53,6 +53,10 @@ impl Authority for Rules {
         self.policy.authorize(request)
     }
 
+    fn authorize_reply(&self, request: &MessageRequest<'_>) -> Verdict {
+        self.policy.authorize_reply(request)
+    }
+
     fn has_policy(&self) -> bool {
         true
     }
@@ -225,6 +229,7 @@ impl Gateway {
             relays: vec![RELAY],
             addresses: Vec::new(),
             last_good: last_good.collect(),
+            leaving: false,
         }
     }
 

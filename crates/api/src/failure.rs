@@ -14,7 +14,14 @@ pub struct Failure {
     pub hint: Option<String>,
     /// A grant that would allow it, in the words of the policy file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub missing_grant: Option<String>,
+    pub missing_grant: Option<Box<str>>,
+    /// What of this gateway's policy denied it: `no_policy`, `unknown_node`, `no_grant`, `guard` or
+    /// `blocked`. What another gateway denies by its own is not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Box<str>>,
+    /// The guard or block of the policy file that did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Box<str>>,
 }
 
 /// The body of every refusal.
@@ -32,6 +39,8 @@ impl Failure {
             reason: reason.into(),
             hint: None,
             missing_grant: None,
+            cause: None,
+            rule: None,
         }
     }
 

@@ -2,13 +2,14 @@
 //!
 //! HTTP and JSON over a unix socket or loopback TCP. Names are snake_case and stable. A request
 //! with a field that is not known here is refused, naming it; a client ignores such fields in
-//! answers. Every refusal is `{"error": {code, reason, hint?, missing_grant?}}`, whatever else is
+//! answers. Every refusal is `{"error": {code, reason, hint?, missing_grant?, cause?, rule?}}`, whatever else is
 //! beside it. The whole is described by [`OPENAPI`], which is served at `/v1/openapi.json`.
 #![forbid(unsafe_code)]
 
 mod agent;
 mod body;
 mod failure;
+mod kill;
 mod message;
 mod node;
 mod route;
@@ -17,6 +18,7 @@ mod time;
 pub use agent::{AgentAdd, AgentAdded, AgentEntry, Agents, LocalAgentEntry, LocalAgents};
 pub use body::{Body, BodyError};
 pub use failure::{ErrorAnswer, Failure};
+pub use kill::{KillApplied, KillRequest, RevocationsStatus};
 pub use message::{
     AckAnswer, AckRequest, Acked, AskRequest, HeartbeatRequest, Kind, Received, ReceivedList,
     Reply, ReplyRequest, SendAnswer, SendRequest, State,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use identity::{HostPort, NodeName, Tag};
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{RevocationsStatus, Timestamp};
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The policy in force; null where there is none, and so nothing is allowed.
     pub policy: Option<PolicyStatus>,
+    /// Whom the operator cut off; null where that never was anybody.
+    pub revocations: Option<RevocationsStatus>,
     /// What the beacons told.
     pub map: MapStatus,
 }
@@ -37,6 +39,9 @@ pub struct NodeStatus {
     pub expires_at: Option<Timestamp>,
     /// What keeps its agents from its keys.
     pub isolation: Isolation,
+    /// What the guards of a policy may demand of it, in the words of the policy file.
+    #[serde(default)]
+    pub enforces: Vec<String>,
 }
 
 /// What keeps agents from the node's files.

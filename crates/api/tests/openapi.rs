@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::{
     Access, AckAnswer, AckRequest, Acked, AgentAdd, AgentAdded, AgentEntry, Agents, AskRequest,
-    BeaconStatus, Body, ErrorAnswer, Failure, Health, HeartbeatRequest, Isolation, Kind,
-    LocalAgentEntry, LocalAgents, MapStatus, NodeStatus, OPENAPI, Path, PathKind, PeerPath,
-    PeerStatus, Ping, PingRequest, Policy, PolicyStatus, Received, ReceivedList, Reply,
-    ReplyRequest, Route, SendAnswer, SendRequest, State, Status, Timestamp,
+    BeaconStatus, Body, ErrorAnswer, Failure, Health, HeartbeatRequest, Isolation, KillApplied,
+    KillRequest, Kind, LocalAgentEntry, LocalAgents, MapStatus, NodeStatus, OPENAPI, Path,
+    PathKind, PeerPath, PeerStatus, Ping, PingRequest, Policy, PolicyStatus, Received,
+    ReceivedList, Reply, ReplyRequest, RevocationsStatus, Route, SendAnswer, SendRequest, State,
+    Status, Timestamp,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -58,6 +59,8 @@ fn every_reference_of_the_document_leads_somewhere() {
 fn every_answer_is_valid_by_the_document() {
     let failure = Failure {
         missing_grant: Some(r#"{"src": ["agent:a@gw-a"]}"#.into()),
+        cause: Some("guard".into()),
+        rule: Some("g-size".into()),
         ..Failure::new("denied", "no grant").hint("ask the operator")
     };
     let reply = Reply {
@@ -174,6 +177,15 @@ fn every_answer_is_valid_by_the_document() {
         },
     );
     valid(
+        "KillApplied",
+        &KillApplied {
+            version: "1.2".into(),
+            news: true,
+            peers: 3,
+            beacons: 0,
+        },
+    );
+    valid(
         "Policy",
         &Policy {
             version: "1.2".into(),
@@ -209,6 +221,7 @@ fn status_has_the_words_that_were_promised() {
             tags: tag(),
             expires_at: Some(Timestamp(0)),
             isolation: Isolation::None,
+            enforces: vec!["rate".into()],
         },
         beacons: vec![BeaconStatus {
             address: "b.example.com:443".parse().expect("an address"),
@@ -236,6 +249,10 @@ fn status_has_the_words_that_were_promised() {
             version: "1.1".into(),
             age_s: 4,
         }),
+        revocations: Some(RevocationsStatus {
+            version: "1.2".into(),
+            kills: vec!["agent:coder@gw-b".into()],
+        }),
         map: MapStatus { age_s: None },
     };
     valid("Status", &status);
@@ -243,6 +260,7 @@ fn status_has_the_words_that_were_promised() {
         "Status",
         &Status {
             policy: None,
+            revocations: None,
             ..status.clone()
         },
     );
@@ -250,11 +268,19 @@ fn status_has_the_words_that_were_promised() {
     let status = serde_json::to_value(&status).expect("it serialises");
     assert_eq!(
         keys(&status),
-        ["beacons", "map", "mesh", "node", "peers", "policy"]
+        [
+            "beacons",
+            "map",
+            "mesh",
+            "node",
+            "peers",
+            "policy",
+            "revocations"
+        ]
     );
     assert_eq!(
         keys(&status["node"]),
-        ["expires_at", "id", "isolation", "name", "tags"]
+        ["enforces", "expires_at", "id", "isolation", "name", "tags"]
     );
     assert_eq!(keys(&status["beacons"][0]), ["address", "rtt_ms", "state"]);
     assert_eq!(
@@ -313,6 +339,12 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
     );
     request("HeartbeatRequest", &HeartbeatRequest { hold_s: Some(30) });
     request("AgentAdd", &AgentAdd { name: name() });
+    request(
+        "KillRequest",
+        &KillRequest {
+            file: "cmk1aaaa".into(),
+        },
+    );
     request(
         "PingRequest",
         &PingRequest {

@@ -7,6 +7,7 @@
 mod ask;
 mod bulk;
 mod cores;
+mod cut;
 mod disk;
 mod durable;
 mod idle;
@@ -59,6 +60,8 @@ enum Name {
     Durable,
     /// A gateway with 50 peers that say nothing
     Idle,
+    /// From a policy or a kill until each of 50 gateways obeys it
+    Cut,
 }
 
 /// How long and how often: for figures, or to show that it works.
@@ -96,7 +99,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     }
     let effort = if args.quick { QUICK } else { FULL };
     let names = match args.only.is_empty() {
-        true => vec![Name::Ask, Name::Bulk, Name::Durable, Name::Idle],
+        true => vec![Name::Ask, Name::Bulk, Name::Durable, Name::Idle, Name::Cut],
         false => args.only,
     };
     context.block_on(async move {
@@ -129,6 +132,12 @@ async fn measure(names: &[Name], effort: Effort, rows: &mut Vec<Row>) -> Result<
             }
             Name::Idle => {
                 staged(async |stage: &mut Stage| idle::measure(stage, effort).await).await?
+            }
+            Name::Cut => {
+                rows.extend(
+                    staged(async |stage: &mut Stage| cut::direct(stage, effort).await).await?,
+                );
+                staged(async |stage: &mut Stage| cut::relayed(stage, effort).await).await?
             }
         };
         rows.extend(measured);

@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use identity::AgentName;
@@ -50,8 +50,9 @@ pub struct MaybeAsAgent {
 /// One caller of the local API.
 pub struct Client {
     place: Place,
-    token: Option<Zeroizing<String>>,
-    agent: Option<AgentName>,
+    host: HeaderValue,
+    authorization: Option<HeaderValue>,
+    agent: Option<HeaderValue>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -119,10 +120,17 @@ impl Client {
                 );
             }
         };
+        let host = match &place {
+            Place::Loopback(address) => HeaderValue::try_from(address.to_string()),
+            _ => Ok(HeaderValue::from_static("crabmesh")),
+        };
+        let agent = agent.map(|agent| HeaderValue::try_from(agent.as_str()));
+        let agent = agent.transpose();
         Ok(Self {
             place,
-            token,
-            agent,
+            host: host.map_err(|error| Failure::failed(error.to_string()))?,
+            authorization: token.map(authorization).transpose()?,
+            agent: agent.map_err(|error| Failure::failed(error.to_string()))?,
             connection: None,
         })
     }
@@ -239,25 +247,18 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
     ) -> Result<Request<Full<Bytes>>, Failure> {
-        let host = match &self.place {
-            Place::Loopback(address) => address.to_string(),
-            _ => "crabmesh".to_owned(),
-        };
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(HOST, host);
-        if let Some(token) = &self.token {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", token.as_str()))
-                .map_err(|_| Failure::usage("the token holds characters that no token has"))?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
+            .header(HOST, self.host.clone());
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
         }
         if let Some(agent) = &self.agent {
-            request = request.header(AGENT_HEADER, agent.as_str());
+            request = request.header(HeaderName::from_static(AGENT_HEADER), agent.clone());
         }
         if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+            request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         request
             .body(Full::new(body.unwrap_or_default()))
@@ -416,7 +417,7 @@ pub fn policy(context: &Context) -> Result<api::Policy, Failure> {
 /// What the API refused, in the words and exit codes of the command line.
 pub fn failure_of(failure: &api::Failure) -> Failure {
     let exit = match failure.code.as_str() {
-        "denied" | "no_policy" => Exit::Denied,
+        "denied" | "no_policy" | "blocked" => Exit::Denied,
         "timeout" | "expired" => Exit::TimedOut,
         "schema" => Exit::Usage,
         "stopping" => Exit::NoNode,
@@ -493,6 +494,14 @@ fn read_token(file: &Path) -> Result<Zeroizing<String>, Failure> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failure::usage(format!("cannot read {}: {error}", file.display())))?;
     Ok(Zeroizing::new(text.trim().to_owned()))
+}
+
+fn authorization(token: Zeroizing<String>) -> Result<HeaderValue, Failure> {
+    let text = Zeroizing::new(format!("Bearer {}", token.as_str()));
+    let mut value = HeaderValue::try_from(text.as_str())
+        .map_err(|_| Failure::usage("the token holds characters that no token has"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn no_answer(place: &str, error: &std::io::Error) -> Failure {

@@ -183,6 +183,10 @@ fn show_status(output: Output, status: &Status, before: &str) -> Result<(), Fail
         ),
         None => "policy     none: nothing is allowed\n".to_owned(),
     });
+    let kills = status.revocations.as_ref().map(|it| it.kills.as_slice());
+    for kill in kills.unwrap_or_default() {
+        text.push_str(&format!("killed     {}\n", printable(kill)));
+    }
     text.push_str(&match status.map.age_s {
         Some(age) => format!("map        {} old\n", short(age)),
         None => "map        none yet\n".to_owned(),

@@ -55,6 +55,8 @@ enum Command {
     Invite(operator::InviteArgs),
     /// Revoke a gateway or a beacon
     Remove(operator::RemoveArgs),
+    /// Cut off an agent, a gateway, a person or everybody, at once
+    Kill(operator::KillArgs),
     /// Sign memberships anew before they end
     Renew(operator::RenewArgs),
     /// What only the recovery code can do
@@ -117,6 +119,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Init(args) => operator::init(args, context),
         Command::Invite(args) => operator::invite(args, context),
         Command::Remove(args) => operator::remove(args, context),
+        Command::Kill(args) => operator::kill(&args, context),
         Command::Renew(args) => operator::renew(args, context),
         Command::Root(args) => operator::root(args, context),
         Command::Join(args) => join::run(args, context),

@@ -3,7 +3,11 @@
 
 mod files;
 mod first_policy;
+mod groups;
+mod history;
+mod kill;
 mod membership;
+mod policies;
 mod push;
 
 use std::io::IsTerminal;
@@ -21,6 +25,10 @@ use crate::failure::Failure;
 use crate::output::note;
 use files::OperatorFiles;
 use first_policy::first_policy;
+
+pub use history::{SignedPolicy, version};
+pub use kill::{KillArgs, kill};
+pub use policies::{Standing, history, push_policy, signed_text, standing};
 
 /// Make a mesh: a sealed root key, role keys, a first policy.hujson with tests; claim its first
 /// beacon. Shows the recovery code once.
@@ -116,11 +124,17 @@ pub struct RootArgs {
 #[derive(Debug, clap::Subcommand)]
 pub enum RootCommand {
     /// Give a role a new key and a higher epoch; the recovery code is read from stdin
-    #[command(after_help = "Example:\n  crabmesh root replace issuer < recovery-code")]
+    #[command(after_help = "Examples:
+  crabmesh root replace issuer < recovery-code
+  crabmesh root replace revoker < recovery-code     also lifts every kill")]
     Replace {
-        /// issuer, policy, revoker or operator
+        /// issuer, policy, revoker or operator. A new revoker lifts every kill; gateways and beacons
+        /// that were removed stay out
         #[arg(value_name = "ROLE")]
         role: String,
+        /// With revoker: lift no kill
+        #[arg(long)]
+        keep_kills: bool,
     },
 }
 
@@ -135,6 +149,7 @@ pub fn init(args: InitArgs, context: &Context) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("the new trust log does not hold: {error}")))?;
     let mut files = OperatorFiles::create(&path, &root, &code, random()?, &roles, trust)?;
     membership::sign_beacon(&mut files, &args.beacon, &claim, now)?;
+    files.write_owner(args.user.as_ref())?;
     let policy = files.write_policy(&first_policy(args.mesh.as_str(), args.user.as_ref()))?;
     files.save()?;
 
@@ -191,10 +206,13 @@ pub fn renew(args: RenewArgs, context: &Context) -> Result<(), Failure> {
 
 /// What only the recovery code can do.
 pub fn root(args: RootArgs, context: &Context) -> Result<(), Failure> {
-    let RootCommand::Replace { role } = args.command;
+    let RootCommand::Replace { role, keep_kills } = args.command;
     let role: KeyRole = role
         .parse()
         .map_err(|error| Failure::usage(format!("{error}")))?;
+    if keep_kills && role != KeyRole::Revoker {
+        return Err(Failure::usage("--keep-kills is for the revoker"));
+    }
     let mut files = OperatorFiles::open(context)?;
     if std::io::stdin().is_terminal() {
         note("recovery code, then return and ctrl-d:");
@@ -218,18 +236,15 @@ pub fn root(args: RootArgs, context: &Context) -> Result<(), Failure> {
     match role {
         KeyRole::Policy => {
             if let Some(text) = policy {
-                sign_policy(&mut files, &text, now)?;
+                policies::sign_policy(&mut files, &text, now)?;
             }
         }
         KeyRole::Revoker => {
-            // The first complete set of the new epoch: what was revoked here stays so.
+            // The first complete set of the new epoch: who was removed here stays so.
             let mut set = revoked.unwrap_or_default();
-            set.nodes = files
-                .ledger
-                .issued()
-                .filter(|issued| issued.revoked)
-                .map(|issued| issued.node)
-                .collect();
+            if !keep_kills {
+                membership::lift_kills(&files, &mut set);
+            }
             membership::sign_revocations(&mut files, &set, now)?;
         }
         KeyRole::Issuer => membership::renew_known(&mut files, now)?,
@@ -255,8 +270,11 @@ pub fn gateways(context: &Context) -> Result<Vec<policy::Node>, Failure> {
     if !path.join("trust.cbor").exists() {
         return Ok(Vec::new());
     }
-    let files = OperatorFiles::open_in(&path)?;
-    let (mesh, now) = (files.trust.mesh(), now());
+    Ok(gateways_of(&OperatorFiles::open_in(&path)?, now()))
+}
+
+fn gateways_of(files: &OperatorFiles, now: UnixTime) -> Vec<policy::Node> {
+    let mesh = files.trust.mesh();
     let living = files
         .ledger
         .issued()
@@ -265,9 +283,14 @@ pub fn gateways(context: &Context) -> Result<Vec<policy::Node>, Failure> {
         user: issued.user.clone(),
         tags: issued.tags.clone(),
         addresses: vec![identity::overlay_address(&mesh, &issued.node).into()],
+        attributes: policy::attributes(
+            &issued.enrolment,
+            (issued.issued_at, issued.expires_at),
+            Some(now),
+        ),
         ..policy::Node::new(issued.node, issued.name.clone())
     });
-    Ok(nodes.collect())
+    nodes.collect()
 }
 
 /// The policy in force, as this operator's machine holds it; none where there is no mesh or no
@@ -279,52 +302,6 @@ pub fn policy_in_force(context: &Context) -> Result<Option<String>, Failure> {
     }
     let files = OperatorFiles::open_in(&path)?;
     Ok(files.trust.policy().map(|policy| policy.text.clone()))
-}
-
-/// Signs a policy whose tests passed, and gives it to every beacon with everything else.
-pub fn push_policy(context: &Context, text: String) -> Result<(), Failure> {
-    let mut files = OperatorFiles::open(context)?;
-    let now = now();
-    // The same text again keeps its version: a push is also how a claim is redeemed, and how what
-    // one beacon missed is brought to it.
-    if files
-        .trust
-        .policy()
-        .is_none_or(|policy| policy.text != text)
-    {
-        sign_policy(&mut files, &text, now)?;
-        files.save()?;
-    }
-    let pushed = push::push(&mut files, context)?;
-    let order = files
-        .trust
-        .policy()
-        .map(|policy| policy.order)
-        .unwrap_or_default();
-    let version = format!("{}.{}", order.epoch, order.version);
-    match context.json {
-        true => context.output().object(&json!({
-            "version": version,
-            "stored_by": pushed.stored,
-            "failed": pushed.failed.iter().map(|(address, _)| address).collect::<Vec<_>>(),
-        })),
-        false => context.output().line(format!(
-            "policy {version} is stored by {}",
-            pushed.stored.join(", ")
-        )),
-    }
-}
-
-fn sign_policy(files: &mut OperatorFiles, text: &str, now: UnixTime) -> Result<(), Failure> {
-    let key = files.role(KeyRole::Policy)?;
-    let bytes = key
-        .sign_policy(text, files.trust.policy(), &files.trust.mesh(), now)
-        .map_err(membership::refused)?;
-    files
-        .trust
-        .accept_policy(&bytes, now)
-        .map_err(|error| Failure::failed(format!("the policy does not hold: {error}")))?;
-    Ok(())
 }
 
 /// How long a membership is good unless asked otherwise (identity.md §3).

@@ -9,11 +9,14 @@ mod check;
 mod diff;
 mod explain;
 mod file;
+mod fmt;
+mod history;
 mod known;
 mod matrix;
 mod nodes;
 mod push;
 mod show;
+mod tailscale;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -47,16 +50,29 @@ pub enum Command {
     /// Show who may reach whom, as a table or as a picture
     #[command(after_help = matrix::HELP)]
     Matrix(matrix::MatrixArgs),
+    /// Format the file, keeping its comments
+    #[command(after_help = fmt::HELP)]
+    Fmt(fmt::FmtArgs),
+    /// Turn a policy file of Tailscale's into one of ours
+    #[command(after_help = tailscale::IMPORT_HELP)]
+    Import(tailscale::ImportArgs),
+    /// Turn the file into one that Tailscale accepts
+    #[command(after_help = tailscale::EXPORT_HELP)]
+    Export(tailscale::ExportArgs),
     /// Print the gateways of this mesh, as `--nodes` reads them
     #[command(after_help = "Example:\n  crabmesh policy nodes > nodes.json")]
     Nodes,
     /// Sign the file and push it to every beacon; refuses one whose tests fail
-    #[command(after_help = "Example:\n  crabmesh policy push policy.hujson")]
-    Push(File),
-    /// Show the policy in force at this gateway, or the rules of a file
-    #[command(
-        after_help = "Examples:\n  crabmesh policy show > policy.hujson\n  crabmesh policy show policy.hujson"
-    )]
+    #[command(after_help = push::HELP)]
+    Push(push::PushArgs),
+    /// List the policies that were signed on this machine
+    #[command(after_help = history::HELP)]
+    History,
+    /// Push the text of an earlier policy as a new version, with the checks of `push`
+    #[command(after_help = push::ROLLBACK_HELP)]
+    Rollback(push::RollbackArgs),
+    /// Show the policy in force at this gateway, one that was signed here, or the rules of a file
+    #[command(after_help = show::HELP)]
     Show(show::ShowArgs),
 }
 
@@ -68,8 +84,13 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Command::Explain(args) => explain::explain(&args, context),
         Command::Diff(args) => diff::diff(&args, context),
         Command::Matrix(args) => matrix::matrix(&args, context),
+        Command::Fmt(args) => fmt::fmt(&args, context),
+        Command::Import(args) => tailscale::import(&args, context),
+        Command::Export(args) => tailscale::export(&args, context),
         Command::Nodes => nodes::nodes(context),
-        Command::Push(file) => push::push(&file, context),
+        Command::Push(args) => push::push(&args, context),
+        Command::History => history::history(context),
+        Command::Rollback(args) => push::rollback(&args, context),
         Command::Show(args) => show::show(args, context),
     }
 }

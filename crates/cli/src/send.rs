@@ -170,6 +170,7 @@ fn show(sent: &SendAnswer, context: &Context) -> Result<(), Failure> {
         output.object(sent)?;
     }
     let failure = match (&sent.error, sent.state) {
+        (Some(error), State::Denied) if error.code == "blocked" => Some(failure_of(error)),
         (Some(error), State::Denied) => Some(failure_of(&api::Failure {
             code: "denied".into(),
             ..error.clone()
@@ -178,6 +179,8 @@ fn show(sent: &SendAnswer, context: &Context) -> Result<(), Failure> {
             code: "expired".into(),
             ..error.clone()
         })),
+        // It is accepted, and goes when the receiver takes more.
+        (Some(error), State::Accepted) if error.code == "throttled" => None,
         (Some(error), _) => Some(failure_of(error)),
         (None, State::Denied) => Some(Failure::new(Exit::Denied, "denied by policy")),
         (None, State::Expired) => {

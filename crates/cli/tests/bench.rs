@@ -26,7 +26,14 @@ fn a_quick_bench_shows_every_figure_and_leaves_nothing_behind() {
         .map(|line| serde_json::from_str(line).expect("one object a line"))
         .collect();
     let what: Vec<&str> = rows.iter().filter_map(|row| row["what"].as_str()).collect();
-    for begin in ["ask", "bulk", "durable", "idle"] {
+    for begin in [
+        "ask",
+        "bulk",
+        "durable",
+        "idle",
+        "cut by a policy",
+        "cut by a kill",
+    ] {
         assert!(
             what.iter().any(|what| what.starts_with(begin)),
             "{begin} is not in {what:?}"

@@ -1,91 +1,11 @@
 //! The operator's day with a real beacon on loopback: found a mesh, let a gateway in, renew it,
 //! replace a stolen key, put the gateway out.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+#[path = "operator/stage.rs"]
+mod stage;
 
 use serde_json::Value;
-
-/// A beacon process, ended with the test.
-struct Beacon {
-    child: Child,
-    first_line: String,
-}
-
-impl Beacon {
-    fn start(state: &Path, listen: &str) -> Self {
-        let mut child = crabmesh(state)
-            .args(["--json", "beacon", "--listen", listen])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary");
-        let stdout = child.stdout.take().expect("piped");
-        let mut first_line = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut first_line)
-            .expect("a line");
-        Self { child, first_line }
-    }
-
-    fn said(&self, field: &str) -> String {
-        let said: Value = serde_json::from_str(&self.first_line).expect("JSON");
-        said[field].as_str().unwrap_or_default().to_owned()
-    }
-}
-
-impl Drop for Beacon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn crabmesh(state: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crabmesh"));
-    command
-        .env_remove("CRABMESH_STATE_DIR")
-        .arg("--state-dir")
-        .arg(state);
-    command
-}
-
-fn run(state: &Path, args: &[&str], stdin: &str) -> Output {
-    let mut child = crabmesh(state)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary");
-    child
-        .stdin
-        .take()
-        .expect("piped")
-        .write_all(stdin.as_bytes())
-        .expect("read by the command");
-    child.wait_with_output().expect("it ends")
-}
-
-/// What a command printed that must succeed.
-fn ok(state: &Path, args: &[&str], stdin: &str) -> String {
-    let output = run(state, args, stdin);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {stderr}");
-    String::from_utf8(output.stdout)
-        .expect("text")
-        .trim()
-        .to_owned()
-}
-
-/// What a command said that must fail with this code.
-fn fails(state: &Path, code: i32, args: &[&str], stdin: &str) -> String {
-    let output = run(state, args, stdin);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
-    stderr
-}
+use stage::{Beacon, fails, ok, run};
 
 /// The first policy without its grant to the person of `init --user`, and with a port.
 const NOT_ANA: &str = r#"{

@@ -94,13 +94,33 @@ fn every_command_of_the_readme_does_what_it_says() {
     assert!(status.contains("gw-b"), "{status}");
 
     // The policy.
-    for verb in ["check", "test", "matrix", "push"] {
+    for verb in [
+        "check",
+        "test",
+        "matrix",
+        "push --dry-run",
+        "push",
+        "history",
+    ] {
         next(&format!("crabmesh policy {verb}"));
         stage.done("operator", &format!("crabmesh policy {verb}"));
     }
     next("crabmesh policy show");
     let shown = stage.done("gw-a", "crabmesh policy show");
     assert!(shown.contains("\"grants\""), "{shown}");
+
+    // The kill switch.
+    next("crabmesh kill agent coder@gw-b");
+    let said = stage.done("operator", "crabmesh kill agent coder@gw-b");
+    assert!(said.contains("agent:coder@gw-b is killed"), "{said}");
+    next("crabmesh kill all --except gw-a --out kill.txt");
+    stage.done("operator", "crabmesh kill all --except gw-a --out kill.txt");
+    stage.carry("operator", "gw-a", "kill.txt");
+    next("crabmesh kill --apply kill.txt");
+    let said = stage.done("gw-a", "crabmesh kill --apply kill.txt");
+    assert!(said.contains("in force here"), "{said}");
+    let status = stage.done("gw-a", "crabmesh status");
+    assert!(status.contains("killed     everyone except"), "{status}");
 
     assert!(commands.is_empty(), "no test runs {commands:?}");
 }

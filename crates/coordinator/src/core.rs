@@ -3,8 +3,9 @@
 //!
 //! It is an untrusted cache, and still verifies everything that it stores, with the same
 //! [`identity::Trust`] as a gateway: what it cannot verify it would only spread. **Invariant:** a
-//! document is on disk before it is answered or told; a revocation cuts links before even that,
-//! since cutting too early harms nobody but the revoked.
+//! document is on disk before it is answered or told; a revocation restricts sessions before even
+//! that, since being too early harms nobody but the revoked. Their links are cut a moment later:
+//! a kill of everyone would else reach nobody.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub struct Core {
     ticket: u64,
     stored_ticket: u64,
     reviewed_at: Option<Instant>,
+    /// Links to close, when the last word is out.
+    cuts: BTreeMap<NodeId, Instant>,
     outputs: VecDeque<Output>,
 }
 
@@ -83,6 +86,7 @@ impl Core {
             ticket: 0,
             stored_ticket: 0,
             reviewed_at: None,
+            cuts: BTreeMap::new(),
             outputs: VecDeque::new(),
         };
         core.replay(&loaded.rows);
@@ -251,6 +255,8 @@ impl Core {
     pub fn handle_timeout(&mut self, now: Now) {
         self.presence.handle_timeout(now.instant);
         self.tell_presence();
+        let due = self.cuts.extract_if(.., |_, at| *at <= now.instant);
+        self.outputs.extend(due.map(|(node, _)| Output::Cut(node)));
         if self.reviewed_at.is_none_or(|at| now.instant >= at + REVIEW) {
             self.review(now);
         }
@@ -259,7 +265,8 @@ impl Core {
     /// When [`Core::handle_timeout`] should be called.
     pub fn deadline(&self) -> Option<Instant> {
         let review = self.reviewed_at.map(|at| at + REVIEW);
-        [self.presence.deadline(), review]
+        let cut = self.cuts.values().min().copied();
+        [self.presence.deadline(), review, cut]
             .into_iter()
             .flatten()
             .min()
@@ -476,16 +483,51 @@ impl Core {
             }
             self.presence.remove(node);
         }
-        let mut cut = BTreeSet::new();
+        self.put_back(now);
+        let (mut cut, mut cured) = (BTreeSet::new(), BTreeSet::new());
         for session in self.sessions.values() {
-            if let (Who::Member(node), None) = (session.who, session.restricted)
-                && self.restriction(node, now.clock).is_some()
-            {
-                cut.insert(node);
-            }
+            let Who::Member(node) = session.who else {
+                continue;
+            };
+            match (session.restricted, self.restriction(node, now.clock)) {
+                (None, Some(_)) => cut.insert(node),
+                (Some(_), None) => cured.insert(node),
+                _ => continue,
+            };
         }
         for node in cut {
             self.cut(node, now);
+        }
+        // It comes back whole.
+        self.outputs.extend(cured.into_iter().map(Output::Cut));
+    }
+
+    /// Whose revocation root lifted is in the map again: its certificate is no news to anybody who
+    /// had it, and without this nobody else would hear of it.
+    fn put_back(&mut self, now: Now) {
+        let Some(trust) = &self.trust else {
+            return;
+        };
+        let mut back = Vec::new();
+        for member in trust.members() {
+            let node = member.node;
+            let known = self.log.place(Key::Certificate(node)) > 0;
+            if known || trust.standing(&node, now.clock) != Standing::Good {
+                continue;
+            }
+            let certificate = trust.certificate(&node);
+            let record = trust.record(&node).map(|(_, bytes)| bytes);
+            let papers = [
+                (Key::Certificate(node), certificate),
+                (Key::Record(node), record),
+            ];
+            for (key, bytes) in papers {
+                back.extend(bytes.map(|bytes| (key, Bytes::copy_from_slice(bytes))));
+            }
+        }
+        for (key, bytes) in back {
+            let write = self.log.put(key, bytes, now.clock);
+            self.queue([write]);
         }
     }
 
@@ -508,7 +550,7 @@ impl Core {
                 self.presence.handle_down(node, now.instant, now.clock);
             }
         }
-        self.outputs.push_back(Output::Cut(node));
+        self.cuts.entry(node).or_insert(now.instant + LAST_WORD);
     }
 
     fn restriction(&self, node: NodeId, clock: UnixTime) -> Option<Refusal> {
@@ -566,6 +608,10 @@ fn is_beacon(trust: Option<&Trust>, node: &NodeId) -> bool {
 
 /// How often dates are compared with the clock: a membership lives for months.
 const REVIEW: Duration = Duration::from_secs(60);
+
+/// From when a session serves its cure only until its link is closed: for an fsync and a round
+/// trip, in which it hears what cut it off; well within the second in which all must be cut off.
+const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// A client that is owed so many answers is not read.
 const MAX_OWED: usize = 64;

@@ -68,6 +68,12 @@ impl Beacon {
         self.cuts.lock().expect("not poisoned").contains(&node)
     }
 
+    async fn until_cut(&self, node: NodeId) {
+        while !self.is_cut(node) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn transcript(&self, key: &IdentityKey) -> Transcript {
         Transcript {
             beacon_nonce: [1; 32],
@@ -301,8 +307,20 @@ async fn a_revocation_cuts_the_link_and_is_told_to_everybody() {
         .until(|update| *update == MapUpdate::Document(told.clone()))
         .await;
 
+    first
+        .until(|update| *update == MapUpdate::Document(told.clone()))
+        .await;
+    let record = Document::Record(a.record.clone());
+    let refused = first.publish(record).await;
+    assert_eq!(
+        refused,
+        Err(PublishError::Refused(Refusal::Revoked)),
+        "though its link is still there"
+    );
+    beacon.until_cut(a.node).await;
+
     assert!(started.elapsed() < Duration::from_secs(1));
-    assert!(beacon.is_cut(a.node) && !beacon.is_cut(b.node));
+    assert!(!beacon.is_cut(b.node));
     let admission = beacon
         .knock(&papers(&a), &a.key)
         .expect("let in for its cure");
@@ -324,6 +342,46 @@ async fn a_revocation_cuts_the_link_and_is_told_to_everybody() {
     );
     let refused = restricted.publish(Document::Record(a.record.clone())).await;
     assert_eq!(refused, Err(PublishError::Refused(Refusal::Revoked)));
+    beacon.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_is_no_longer_revoked_is_in_the_map_again_and_comes_back_whole() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let mut operator = Operator::found(1, now());
+    let beacon = Beacon::start(&home.path().join("beacon"));
+    let (claimant, ..) = beacon.claim(&mut operator, now()).await;
+    drop(claimant);
+    let a = operator.gateway("gw-a", now());
+    let _first = beacon.member(&a).await;
+    let mut pushing = beacon.operator(&operator).await;
+    let everyone = identity::Block::Everyone {
+        except: Default::default(),
+    };
+    let killed = operator.kill(everyone, now());
+    assert_eq!(pushing.publish(Document::Revocations(killed)).await, Ok(()));
+    beacon.until_cut(a.node).await;
+    let mut restricted = beacon.member(&a).await;
+    let (_, cursor, _) = restricted.watch(None).await;
+    beacon.cuts.lock().expect("not poisoned").clear();
+
+    let lifted = operator.lift(now());
+    assert_eq!(pushing.publish(operator.trust_log()).await, Ok(()));
+    assert_eq!(pushing.publish(Document::Revocations(lifted)).await, Ok(()));
+    beacon.until_cut(a.node).await;
+
+    assert_eq!(
+        beacon.knock(&papers(&a), &a.key).map(|it| it.restricted),
+        Ok(None)
+    );
+    let b = operator.gateway("gw-b", now());
+    let mut stranger = beacon.member(&b).await;
+    let (heard, ..) = stranger.watch(None).await;
+    let certificate = Document::Certificate(a.certificate.clone());
+    assert!(documents(&heard).contains(&&certificate));
+    let mut whole = beacon.member(&a).await;
+    let (heard, ..) = whole.watch(Some(cursor)).await;
+    assert!(documents(&heard).contains(&&certificate), "as a change too");
     beacon.stop().await;
 }
 

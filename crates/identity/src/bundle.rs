@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cbor::{FormatError, FromValue, Value};
 use crate::envelope::{self, Kind, Sealed};
 use crate::keys::IdentityKey;
-use crate::{
-    AgentAddress, Digest, Member, MeshId, NodeId, Order, ParseNameError, Tag, UnixTime, UserName,
-};
+use crate::{AgentAddress, Block, Digest, Exception, Member, MeshId, NodeId, Order, UnixTime};
 
 /// The policy as the policy key signed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,29 +48,18 @@ pub struct RevocationSet {
     pub blocks: BTreeSet<Block>,
 }
 
-/// A kill by what the issuer signed of a member, or of one agent.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Block {
-    /// All nodes of a person.
-    User(UserName),
-    /// All nodes of a tag.
-    Tag(Tag),
-    /// One agent; its gateway goes on. The router asks [`RevocationSet::blocks_agent`].
-    Agent(AgentAddress),
-}
-
 impl RevocationSet {
     /// Whether this membership is out.
     pub fn names(&self, member: &Member) -> bool {
-        let blocked = |block: &Block| match block {
-            Block::User(user) => member.user.as_ref() == Some(user),
-            Block::Tag(tag) => member.tags.contains(tag),
-            Block::Agent(_) => false,
-        };
         let below = |minimum: &(u32, u64)| member.order() < *minimum;
         self.nodes.contains(&member.node)
             || self.minimum.get(&member.node).is_some_and(below)
-            || self.blocks.iter().any(blocked)
+            || self.block_of(member).is_some()
+    }
+
+    /// The block that names this membership, where it is out by one.
+    pub fn block_of(&self, member: &Member) -> Option<&Block> {
+        self.blocks.iter().find(|block| block.names(member))
     }
 
     /// Whether this agent is out.
@@ -138,7 +125,16 @@ impl Revocations {
         key: &IdentityKey,
         now: UnixTime,
     ) -> Vec<u8> {
-        let blocks: Vec<String> = set.blocks.iter().map(ToString::to_string).collect();
+        let mut blocks: Vec<String> = Vec::new();
+        let mut everyone: Vec<Vec<String>> = Vec::new();
+        for block in &set.blocks {
+            match block {
+                Block::Everyone { except } => {
+                    everyone.push(except.iter().map(ToString::to_string).collect());
+                }
+                block => blocks.push(block.to_string()),
+            }
+        }
         let minimum = set.minimum.iter().map(|(node, (epoch, serial))| {
             Value::Array(vec![
                 Value::Bytes(&node.0),
@@ -157,11 +153,11 @@ impl Revocations {
                 )),
             ),
             (MINIMUM, Some(Value::Array(minimum.collect()))),
+            (BLOCKS, Some(texts(&blocks))),
             (
-                BLOCKS,
-                Some(Value::Array(
-                    blocks.iter().map(|block| Value::Text(block)).collect(),
-                )),
+                EVERYONE,
+                (!everyone.is_empty())
+                    .then(|| Value::Array(everyone.iter().map(|except| texts(except)).collect())),
             ),
         ])
         .encode();
@@ -179,6 +175,7 @@ impl Revocations {
         let nodes: Vec<NodeId> = fields.required(NODES)?;
         let minimum: Vec<Vec<Value<'_>>> = fields.required(MINIMUM)?;
         let blocks: Vec<&str> = fields.required(BLOCKS)?;
+        let everyone: Option<Vec<Vec<Value<'_>>>> = fields.optional(EVERYONE)?;
         fields.finish()?;
         let mut set = RevocationSet {
             nodes: nodes.into_iter().collect(),
@@ -193,6 +190,11 @@ impl Revocations {
         for block in blocks {
             set.blocks.insert(block.parse()?);
         }
+        for except in everyone.unwrap_or_default() {
+            let except = except.into_iter().map(read_exception);
+            let except = except.collect::<Result<_, _>>()?;
+            set.blocks.insert(Block::Everyone { except });
+        }
         let revocations = Self {
             order,
             digest: sealed.digest(),
@@ -204,26 +206,19 @@ impl Revocations {
     }
 }
 
-impl std::fmt::Display for Block {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::User(user) => write!(f, "user:{user}"),
-            Self::Tag(tag) => write!(f, "{tag}"),
-            Self::Agent(agent) => write!(f, "agent:{agent}"),
-        }
-    }
+fn texts(texts: &[String]) -> Value<'_> {
+    Value::Array(texts.iter().map(|text| Value::Text(text)).collect())
 }
 
-impl std::str::FromStr for Block {
-    type Err = ParseNameError;
-
-    fn from_str(text: &str) -> Result<Self, ParseNameError> {
-        match (text.strip_prefix("user:"), text.strip_prefix("agent:")) {
-            (Some(user), _) => user.parse().map(Self::User),
-            (_, Some(agent)) => agent.parse().map(Self::Agent),
-            _ => text.parse().map(Self::Tag),
-        }
-    }
+fn read_exception(value: Value<'_>) -> Result<Exception, FormatError> {
+    let text = <&str>::from_value(value)?;
+    Ok(
+        match (text.strip_prefix("user:"), text.strip_prefix("node:")) {
+            (Some(user), _) => Exception::User(user.parse()?),
+            (_, Some(node)) => Exception::Node(node.parse().map_err(|_| FormatError::Malformed)?),
+            _ => Exception::Tag(text.parse()?),
+        },
+    )
 }
 
 const EPOCH: u64 = 0;
@@ -233,3 +228,6 @@ const TEXT: u64 = 3;
 const NODES: u64 = 4;
 const MINIMUM: u64 = 5;
 const BLOCKS: u64 = 6;
+/// Absent where nobody was so bold: a set without it reads and hashes as it did before there was
+/// such a kill. A version that does not know it refuses the whole set, rather than obey half of it.
+const EVERYONE: u64 = 7;

@@ -6,6 +6,8 @@
 //! `tests/who_can_mint_what.rs` is its §7.
 #![forbid(unsafe_code)]
 
+mod block;
+mod bounded_clock;
 mod bundle;
 mod cbor;
 mod certificate;
@@ -13,6 +15,7 @@ mod envelope;
 mod ids;
 mod issuer;
 mod keys;
+mod kill_file;
 mod ledger;
 mod member;
 mod names;
@@ -23,7 +26,9 @@ mod token;
 mod trust;
 mod trust_log;
 
-pub use bundle::{Block, PolicyBundle, RevocationSet, Revocations};
+pub use block::{Block, Exception};
+pub use bounded_clock::BoundedClock;
+pub use bundle::{PolicyBundle, RevocationSet, Revocations};
 pub use cbor::FormatError;
 pub use certificate::make_receipt;
 pub use ids::{
@@ -31,6 +36,7 @@ pub use ids::{
 };
 pub use issuer::{Invited, IssueError, Issuer, Terms};
 pub use keys::{IdentityKey, SignatureError, WireGuardKey, verify};
+pub use kill_file::{KillFile, KillFileError};
 pub use ledger::{Issued, Ledger};
 pub use member::{Enrolment, Floors, Member, NodeRecord, Role, overlay_address};
 pub use names::{

@@ -5,16 +5,18 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An agent's name on its gateway: `[a-z0-9][a-z0-9._-]{0,62}`.
+/// An agent's name on its gateway: `[a-z0-9][a-z0-9._-]{0,62}`. Shared, as a message names its
+/// sender and its receiver in several places.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AgentName(Box<str>);
+pub struct AgentName(Arc<str>);
 
 /// A gateway's or beacon's name: `[a-z0-9][a-z0-9-]{0,62}`, a DNS label.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeName(Box<str>);
+pub struct NodeName(Arc<str>);
 
 /// The name of a mesh: `[a-z0-9][a-z0-9.-]{0,62}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -198,17 +200,27 @@ macro_rules! text_newtype {
                 f.write_str(&self.0)
             }
         }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
     )*};
 }
 
-macro_rules! text_serde {
+macro_rules! text_serialize {
     ($($name:ident),*) => {$(
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
             }
         }
+    )*};
+}
 
+macro_rules! text_deserialize {
+    ($($name:ident),*) => {$(
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
@@ -219,7 +231,8 @@ macro_rules! text_serde {
 }
 
 text_newtype!(AgentName, NodeName, MeshName, Tag, UserName);
-text_serde!(
+text_serialize!(HostPort, AgentAddress);
+text_deserialize!(
     AgentName,
     NodeName,
     MeshName,

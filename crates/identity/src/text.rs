@@ -12,6 +12,7 @@ pub(crate) struct Prefix(&'static str, &'static str);
 pub(crate) const TOKEN: Prefix = Prefix("cmt1", "a join token");
 pub(crate) const REQUEST: Prefix = Prefix("cmr1", "a join request");
 pub(crate) const CLAIM: Prefix = Prefix("cmc1", "a beacon's claim");
+pub(crate) const KILL: Prefix = Prefix("cmk1", "a kill file");
 
 pub(crate) fn encode(prefix: Prefix, bytes: &[u8]) -> Zeroizing<String> {
     let whole = Zeroizing::new([bytes, &checksum(prefix, bytes)].concat());
@@ -35,7 +36,7 @@ pub(crate) fn decode(prefix: Prefix, text: &str) -> Result<Zeroizing<Vec<u8>>, T
     );
     let begins = |prefix: &Prefix| text.starts_with(prefix.0.to_ascii_uppercase().as_bytes());
     if !begins(&prefix) {
-        let other = [TOKEN, REQUEST, CLAIM].into_iter().find(begins);
+        let other = [TOKEN, REQUEST, CLAIM, KILL].into_iter().find(begins);
         return Err(match other {
             Some(other) => TextError::Other {
                 expected: prefix.1,
@@ -71,8 +72,8 @@ fn checksum(prefix: Prefix, bytes: &[u8]) -> [u8; CHECKSUM] {
 /// One damaged text in four thousand million goes unseen here, and fails its signature then.
 const CHECKSUM: usize = 4;
 
-/// A token with a trust log of decades; bounds what a paste can cost.
-const MAX_TEXT: usize = 1 << 20;
+/// A kill file with one document's worth of content in base32; bounds what a paste can cost.
+const MAX_TEXT: usize = 2 << 20;
 
 /// Why a text is not what it was taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -18,8 +18,8 @@ use crate::cbor::FormatError;
 use crate::certificate::Certificate;
 use crate::trust_log::Epoch;
 use crate::{
-    AgentAddress, Heads, IdentityPublic, KeyRole, Member, MeshId, MeshName, NodeId, NodeName,
-    NodeRecord, PolicyBundle, Revocations, TrustLog, UnixTime, WireGuardPublic,
+    AgentAddress, BoundedClock, Heads, IdentityPublic, KeyRole, Member, MeshId, MeshName, NodeId,
+    NodeName, NodeRecord, PolicyBundle, Revocations, TrustLog, UnixTime, WireGuardPublic,
 };
 
 /// The belief of one node.
@@ -363,19 +363,33 @@ impl Trust {
     /// has any: before root last signed) is unset: then the highest role-signed time counts, at
     /// most one's expiry. A clock that fell behind the persisted floor is the floor.
     pub fn clock(&self, now: UnixTime) -> UnixTime {
-        if now.plus(SKEW) < self.set_after() {
-            let latest = self.own().map_or(UnixTime(u64::MAX), |own| own.expires_at);
-            return self.role_time().min(latest);
-        }
-        match now.plus(SKEW) < self.floor {
-            true => self.floor,
-            false => now,
+        // What an unset clock is taken for asks every member: only where it is.
+        match now.plus(SKEW) < self.set_after() {
+            true => self.bounded_clock().at(now),
+            false => self.held_to_floor().at(now),
         }
     }
 
     /// Whether the local clock is unset or behind the floor: worth an alarm.
     pub fn clock_is_behind(&self, now: UnixTime) -> bool {
-        now.plus(SKEW) < self.set_after().max(self.floor)
+        self.held_to_floor().is_behind(now)
+    }
+
+    /// The same for whoever judges dates with these beliefs later.
+    pub fn bounded_clock(&self) -> BoundedClock {
+        let latest = self.own().map_or(UnixTime(u64::MAX), |own| own.expires_at);
+        BoundedClock {
+            unset: self.role_time().min(latest),
+            ..self.held_to_floor()
+        }
+    }
+
+    fn held_to_floor(&self) -> BoundedClock {
+        BoundedClock {
+            set_after: self.set_after(),
+            floor: self.floor,
+            ..BoundedClock::default()
+        }
     }
 
     /// A clock before this cannot be right.

@@ -6,7 +6,8 @@
 mod world;
 
 use identity::{
-    Change, Claim, IdentityKey, RecoveryCode, Request, RevocationSet, Root, Token, Trust, TrustLog,
+    Block, Change, Claim, Exception, IdentityKey, KillFile, NodeId, RecoveryCode, Request,
+    RevocationSet, Root, Token, Trust, TrustLog,
 };
 use proptest::prelude::*;
 use world::{DAY, START, World, name, record};
@@ -27,6 +28,7 @@ fn decode_all(trust: &mut Trust, bytes: &[u8]) {
     let _ = Token::parse(&text);
     let _ = Request::parse(&text);
     let _ = Claim::parse(&text);
+    let _ = KillFile::parse(&text);
     let _ = RecoveryCode::parse(&text);
 }
 
@@ -40,10 +42,18 @@ proptest! {
 
     #[test]
     fn arbitrary_texts_behind_a_prefix_are_answered(
-        prefix in "cm[trc]1",
+        prefix in "cm[trck]1",
         body in "[a-z2-7]{0,200}",
     ) {
         decode_all(&mut World::new().gateway_a(), format!("{prefix}{body}").as_bytes());
+    }
+}
+
+fn everyone_but(node: NodeId) -> Block {
+    let tag = Exception::Tag("tag:spared".parse().expect("a tag"));
+    let user = Exception::User("ana@example.com".parse().expect("a user"));
+    Block::Everyone {
+        except: [tag, user, Exception::Node(node)].into(),
     }
 }
 
@@ -54,7 +64,7 @@ fn no_bent_document_is_believed() {
     let log = world.log.bytes().to_vec();
     let policy = world.push_policy("{}", START);
     let set = RevocationSet {
-        blocks: ["tag:home".parse().expect("a block")].into(),
+        blocks: ["tag:home".parse().expect("a block"), everyone_but(b.node)].into(),
         ..World::revoking(&[b.node])
     };
     let revocations = world.push_revocations(set, START);
@@ -152,4 +162,77 @@ fn a_token_with_a_mistyped_letter_is_refused_before_it_is_tried() {
 
     assert!(Token::parse(&bent).is_err());
     assert!(Request::parse(&text).is_err_and(|error| error.to_string().contains("join token")));
+}
+
+#[test]
+fn a_set_with_every_kind_of_kill_reads_back_as_it_was_signed() {
+    let mut world = World::new();
+    let (mut a, b) = (world.gateway_a(), world.member_b());
+    let blocks = ["user:ana@example.com", "tag:home", "agent:coder@gw-b"];
+    let blocks = blocks.map(|block| block.parse().expect("a block"));
+    let nobody = Block::Everyone {
+        except: Default::default(),
+    };
+    let set = RevocationSet {
+        blocks: blocks
+            .into_iter()
+            .chain([everyone_but(b.node), nobody])
+            .collect(),
+        ..World::revoking(&[b.node])
+    };
+    let signed = world.push_revocations(set.clone(), START);
+
+    assert_eq!(a.accept_revocations(&signed, START), Ok(Change::Newer));
+    assert_eq!(a.revocations().map(|held| &held.set), Some(&set));
+    let restored = Trust::restore(&a.snapshot()).expect("its own");
+    assert_eq!(restored.revocations().map(|held| &held.set), Some(&set));
+}
+
+#[test]
+fn a_set_signed_before_there_was_a_kill_of_everyone_still_reads() {
+    // Signed by the version before: epoch 1, version 1, one node and one tag.
+    const OLD: &str = include_str!("support/revocations-before-everyone.hex");
+    let old = data_encoding::HEXLOWER
+        .decode(OLD.trim().as_bytes())
+        .expect("hex");
+    let mut world = World::new();
+    let set = RevocationSet {
+        blocks: ["tag:home".parse().expect("a block")].into(),
+        ..World::revoking(&[NodeId([7; 16])])
+    };
+
+    assert_eq!(
+        world.push_revocations(set.clone(), START),
+        old,
+        "a set without the new kind is the same bytes as before"
+    );
+    let mut a = World::new().gateway_a();
+    assert_eq!(a.accept_revocations(&old, START), Ok(Change::Newer));
+    assert_eq!(a.revocations().map(|held| &held.set), Some(&set));
+}
+
+#[test]
+fn a_kill_file_carries_all_that_a_stranger_to_the_new_key_needs() {
+    let mut world = World::new();
+    let mut a = world.gateway_a();
+    let mut operator = world.gateway_a();
+    assert_eq!(KillFile::of(&operator), None, "nobody was ever revoked");
+    let log = world.replace(identity::KeyRole::Revoker, START, START.plus(DAY));
+    let now = START.plus(DAY);
+    let set = world.push_revocations(World::revoking(&[world.beacon]), now);
+    assert_eq!(operator.accept_trust_log(&log, now), Ok(Change::Newer));
+    assert_eq!(operator.accept_revocations(&set, now), Ok(Change::Newer));
+    let text = KillFile::of(&operator).expect("there is a set").to_text();
+
+    let file = KillFile::parse(&text).expect("its own");
+    assert!(a.accept_revocations(file.revocations(), now).is_err());
+    assert_eq!(a.accept_trust_log(file.trust_log(), now), Ok(Change::Newer));
+    assert_eq!(
+        a.accept_revocations(file.revocations(), now),
+        Ok(Change::Newer)
+    );
+
+    assert!(text.starts_with("cmk1"));
+    assert!(KillFile::parse(&text[..text.len() - 1]).is_err());
+    assert!(Claim::parse(&text).is_err_and(|error| error.to_string().contains("kill file")));
 }

@@ -10,8 +10,8 @@ mod world;
 use std::time::Duration;
 
 use identity::{
-    Alarm, Change, IdentityKey, KeyRole, NodeId, RevocationSet, Standing, Token, Trust, TrustError,
-    UnixTime, WireGuardPublic, make_receipt,
+    Alarm, Block, Change, Exception, IdentityKey, KeyRole, NodeId, RevocationSet, Standing, Token,
+    Trust, TrustError, UnixTime, WireGuardPublic, make_receipt,
 };
 use world::{DAY, START, World, name, record};
 
@@ -525,6 +525,50 @@ fn stolen_keys() -> Vec<Row> {
                 assert!(accept(a.accept_revocations(&cure, START.plus(DAY))));
                 accept(a.accept_revocations(&evil, START.plus(DAY)))
                     || a.standing(&b.node, START.plus(DAY)) != Standing::Good
+            },
+        ),
+        row(
+            REVOKER,
+            "to let anybody back in by one more kill of everyone",
+            false,
+            |w| {
+                let (mut a, b) = (w.gateway_a(), w.member_b());
+                assert!(accept(a.accept_certificate(&b.certificate, START)));
+                let everyone = |except: &[Exception]| Block::Everyone {
+                    except: except.iter().cloned().collect(),
+                };
+                let mut set = RevocationSet {
+                    blocks: [everyone(&[])].into(),
+                    ..RevocationSet::default()
+                };
+                let all = w.push_revocations(set.clone(), START);
+                set.blocks.insert(everyone(&[Exception::Node(b.node)]));
+                let spared = w.push_revocations(set, START);
+                assert!(accept(a.accept_revocations(&all, START)));
+                assert!(accept(a.accept_revocations(&spared, START)));
+                a.standing(&b.node, START) != Standing::Revoked
+            },
+        ),
+        row(
+            REVOKER,
+            "to take a beacon out by a kill of everyone: that is how it is lifted",
+            false,
+            |w| {
+                let (mut a, b) = (w.gateway_a(), w.member_b());
+                assert!(accept(a.accept_certificate(&b.certificate, START)));
+                let all = w.push_revocations(
+                    RevocationSet {
+                        blocks: [Block::Everyone {
+                            except: Default::default(),
+                        }]
+                        .into(),
+                        ..RevocationSet::default()
+                    },
+                    START,
+                );
+                assert!(accept(a.accept_revocations(&all, START)));
+                assert_eq!(a.standing(&b.node, START), Standing::Revoked);
+                a.standing(&w.beacon, START) != Standing::Good
             },
         ),
         row(

@@ -26,8 +26,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use ::api::{AgentEntry, Endpoints, Failure, Isolation, Ping, Policy, Status};
-use identity::{AgentAddress, AgentName, NodeName};
+use ::api::{AgentEntry, Endpoints, Failure, Isolation, KillApplied, Ping, Policy, Status};
+use identity::{AgentAddress, AgentName, KillFile, NodeName};
 use serde::Deserialize;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -37,6 +37,7 @@ use crate::messages::Messages;
 use crate::state::StateDir;
 
 pub use listen::ApiError;
+pub(crate) use refused::denied;
 pub use serve::Api;
 
 /// What the API asks of the rest of the node.
@@ -58,6 +59,8 @@ pub trait NodeView: Send + Sync + 'static {
     ) -> Later<'_, Result<Ping, Failure>>;
     /// The way of the moment to a gateway, for a probe that was lost.
     fn path(&self, gateway: &NodeName) -> Later<'_, ::api::Path>;
+    /// Takes a kill file that the admin brings. The error says `kill_refused` or `store`.
+    fn kill(&self, file: KillFile) -> Later<'_, Result<KillApplied, Failure>>;
     /// Further metrics in Prometheus' text format, each line ended.
     fn metrics(&self) -> Later<'_, String>;
 }

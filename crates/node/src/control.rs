@@ -23,9 +23,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use identity::{HostPort, IdentityKey, IdentityPublic, NodeId, Trust, UnixTime, WireGuardPublic};
+use identity::{
+    HostPort, IdentityKey, IdentityPublic, KillFile, NodeId, Trust, TrustError, UnixTime,
+    WireGuardPublic,
+};
 use net::link::{LinkEvent, Papers};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tunnel::PeerConfig;
 use wire::map::MapRequest;
 use wire::peer::PeerFrame;
@@ -35,7 +38,7 @@ use crate::state::{StateDir, StateError};
 use crate::world::World;
 
 pub use gossip::CloneAlarm;
-pub use state::{Event, Me, Now, Output, State, Status};
+pub use state::{Applied, Event, Me, Now, Output, State, Status};
 
 /// What the control task needs to know of this node.
 pub struct ControlConfig {
@@ -79,6 +82,20 @@ pub enum ControlInput {
     GoodAddress(NodeId, SocketAddr),
     /// The addresses of last resort changed.
     Addresses(Vec<SocketAddr>),
+    /// The admin brings a kill file. Answered when it is on disk and in force, or refused.
+    Kill(Box<KillFile>, oneshot::Sender<Result<Applied, KillError>>),
+}
+
+/// Why a kill file is not in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KillError {
+    /// It is not believed.
+    #[error("the kill file is refused")]
+    Untrusted(#[source] TrustError),
+    /// It is believed and obeyed, and not on disk: nobody else hears of it before that.
+    #[error("it is obeyed here, but the disk does not take it; it is told to others when it does")]
+    NotKept,
 }
 
 /// A beacon to keep a link to.
@@ -109,6 +126,8 @@ pub struct ControlHandles {
     pub papers: watch::Receiver<Option<Papers>>,
     /// Ages, presence, standing: for `status`.
     pub status: watch::Receiver<Arc<Status>>,
+    /// Peers to open a session with, that they hear of news.
+    pub dials: mpsc::Receiver<NodeId>,
     /// Frames for peers' control streams.
     pub to_peers: mpsc::Receiver<(NodeId, PeerFrame)>,
     /// Requests for beacons.
@@ -127,6 +146,9 @@ pub struct Control {
     beacons: watch::Sender<Arc<Vec<Beacon>>>,
     papers: watch::Sender<Option<Papers>>,
     status: watch::Sender<Arc<Status>>,
+    /// Who brought a kill that is not on disk yet.
+    killers: Vec<(Applied, oneshot::Sender<Result<Applied, KillError>>)>,
+    dials: mpsc::Sender<NodeId>,
     to_peers: mpsc::Sender<(NodeId, PeerFrame)>,
     to_beacons: mpsc::Sender<(NodeId, MapRequest)>,
     events: mpsc::Sender<Event>,
@@ -152,6 +174,7 @@ impl Control {
         let (beacons, beacons_seen) = watch::channel(Arc::default());
         let (papers, papers_seen) = watch::channel(None);
         let (status, status_seen) = watch::channel(Arc::default());
+        let (dials, dials_wanted) = mpsc::channel(OUTPUTS);
         let (to_peers, peer_frames) = mpsc::channel(OUTPUTS);
         let (to_beacons, beacon_requests) = mpsc::channel(OUTPUTS);
         let (events, events_heard) = mpsc::channel(OUTPUTS);
@@ -164,6 +187,8 @@ impl Control {
             beacons,
             papers,
             status,
+            killers: Vec::new(),
+            dials,
             to_peers,
             to_beacons,
             events,
@@ -176,6 +201,7 @@ impl Control {
             beacons: beacons_seen,
             papers: papers_seen,
             status: status_seen,
+            dials: dials_wanted,
             to_peers: peer_frames,
             to_beacons: beacon_requests,
             events: events_heard,
@@ -241,6 +267,11 @@ impl Control {
                 output => self.put(output),
             }
         }
+        for (applied, answer) in std::mem::take(&mut self.killers) {
+            let kept = self.state.is_kept();
+            // Whoever brought it may have gone; it counts all the same.
+            let _ = answer.send(kept.then_some(applied).ok_or(KillError::NotKept));
+        }
     }
 
     fn handle(&mut self, input: ControlInput) {
@@ -254,6 +285,12 @@ impl Control {
                 self.state.handle_good_address(peer, remote);
             }
             ControlInput::Addresses(addresses) => self.state.set_addresses(addresses, now),
+            ControlInput::Kill(file, answer) => match self.state.handle_kill(&file, now) {
+                Ok(applied) => self.killers.push((applied, answer)),
+                Err(error) => {
+                    let _ = answer.send(Err(KillError::Untrusted(error)));
+                }
+            },
         }
     }
 
@@ -301,6 +338,7 @@ impl Control {
                 self.status.send_replace(status);
                 false
             }
+            Output::Dial(peer) => self.dials.try_send(peer).is_err(),
             Output::ToPeer(peer, frame) => self.to_peers.try_send((peer, frame)).is_err(),
             Output::ToBeacon(beacon, request) => {
                 self.to_beacons.try_send((beacon, request)).is_err()
@@ -338,6 +376,14 @@ fn tell(event: &Event) {
                 epoch = order.epoch,
                 version = order.version,
                 "a policy is in force"
+            );
+        }
+        Event::Revocations(order) => {
+            tracing::info!(
+                target: "crabmesh::audit",
+                epoch = order.epoch,
+                version = order.version,
+                "a revocation set is in force"
             );
         }
         Event::Revoked(node) => tracing::info!(%node, "a member was revoked"),

@@ -75,6 +75,7 @@ pub async fn run(
         beacons,
         papers,
         status,
+        dials,
         to_peers,
         to_beacons,
         events,
@@ -176,6 +177,7 @@ pub async fn run(
         exchange: exchange_commands.clone(),
         messages: messages.clone(),
         agents: agents.clone(),
+        control: inputs.clone(),
     });
     let keeper = AddressKeeper {
         state: state.clone(),
@@ -205,6 +207,11 @@ pub async fn run(
         to_peers,
         session_commands.clone(),
         |(peer, frame)| SessionCommand::Control(peer, frame),
+    ));
+    tasks.spawn(forward(
+        dials,
+        session_commands.clone(),
+        SessionCommand::Dial,
     ));
     tasks.spawn(keeper.run(news));
     tasks.spawn(follow_peers(

@@ -2,7 +2,8 @@
 //!
 //! One thread writes. It takes whatever is queued, up to [`MOST_AT_ONCE`] stores, commits them with
 //! one fsync, and says up to which ticket everything is on disk. A store without a ticket waits
-//! for company: it never causes an fsync that somebody else must wait for.
+//! for company: it never causes an fsync that somebody else must wait for. The log has its blocks
+//! from the start, and is moved into the database after those who wait were told.
 //!
 //! **Invariants.** Stores are committed in the order in which they were submitted. When one fails,
 //! all that were submitted before the submitter heard of it fail too ([`Spool::clear_failure`]), so

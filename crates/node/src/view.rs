@@ -5,25 +5,28 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::api::{
-    AgentEntry, BeaconStatus, Failure, Isolation, MapStatus, NodeStatus, Path, PathKind, PeerPath,
-    PeerStatus, Ping, Policy, PolicyStatus, Status, Timestamp,
+    AgentEntry, BeaconStatus, Failure, Isolation, KillApplied, MapStatus, NodeStatus, Path,
+    PathKind, PeerPath, PeerStatus, Ping, Policy, PolicyStatus, RevocationsStatus, Status,
+    Timestamp,
 };
-use identity::{AgentAddress, AgentName, NodeId, NodeName, Order, UnixTime};
+use identity::{
+    AgentAddress, AgentName, Change, KillFile, NodeId, NodeName, Order, TrustError, UnixTime,
+};
 use net::link::LinkState;
 use policy::{MessageRequest, Verb, Verdict};
-use router::Authority;
+use router::{Authority, BLOCKED, CUT_OFF};
 use tokio::sync::{mpsc, oneshot, watch};
 use tunnel::{FlowStatus, Link};
 use wire::peer::DirectoryEntry;
 
 use crate::agents::Agents;
-use crate::api::{Later, NodeView, PingTarget};
-use crate::control;
+use crate::api::{Later, NodeView, PingTarget, denied};
+use crate::control::{self, ControlInput, KillError};
 use crate::exchange::ExchangeCommand;
 use crate::links::BeaconLink;
 use crate::messages::Messages;
 use crate::plane::PlaneCommand;
-use crate::world::World;
+use crate::world::{ENFORCES, World};
 
 /// The node as the local API sees it.
 pub struct View {
@@ -41,6 +44,8 @@ pub struct View {
     pub messages: Messages,
     /// The agents here.
     pub agents: Agents,
+    /// Where a kill file goes.
+    pub control: mpsc::Sender<ControlInput>,
 }
 
 impl NodeView for View {
@@ -85,6 +90,10 @@ impl NodeView for View {
                 .and_then(|status| status.link);
             self.shown(link)
         })
+    }
+
+    fn kill(&self, file: KillFile) -> Later<'_, Result<KillApplied, Failure>> {
+        Box::pin(self.apply(file))
     }
 
     fn metrics(&self) -> Later<'_, String> {
@@ -149,9 +158,17 @@ impl View {
                 tags: me.map(|me| me.tags.clone()).unwrap_or_default(),
                 expires_at: status.expires_at.map(timestamp),
                 isolation,
+                enforces: ENFORCES.map(|feature| feature.as_str().into()).to_vec(),
             },
             beacons: self.links.borrow().iter().map(beacon_status).collect(),
             peers: peers.collect(),
+            revocations: status
+                .revocations
+                .as_ref()
+                .map(|(order, blocks)| RevocationsStatus {
+                    version: version(*order),
+                    kills: blocks.iter().map(ToString::to_string).collect(),
+                }),
             policy: status.policy.map(|(order, signed)| PolicyStatus {
                 version: version(order),
                 age_s: age(signed),
@@ -231,6 +248,11 @@ impl View {
         };
         let world = self.world.borrow().clone();
         let Some(peer) = world.named(name).map(|member| member.node) else {
+            let killed = world.kills.gateway_named(name);
+            if let Some(by) = killed.and_then(|node| world.kills.gateway(&node)) {
+                let reason = format!("gateway {name} was cut off by the operator: {by}");
+                return Err(Failure::new(BLOCKED, reason));
+            }
             return Err(Failure::new(
                 "unknown_gateway",
                 format!("no gateway of this mesh is called {name}"),
@@ -291,9 +313,11 @@ impl View {
             })
         });
         if let [Verdict::Denied(denial), Verdict::Denied(_)] = verdicts {
-            let mut failure = Failure::new("denied", denial.reason);
-            failure.missing_grant = denial.missing_grant;
-            return Err(failure);
+            let code = match denial.code {
+                BLOCKED | CUT_OFF => BLOCKED,
+                _ => "denied",
+            };
+            return Err(denied(code, &denial));
         }
         let there = if peer == world.node {
             Some(self.agents.named(&to.agent).is_some())
@@ -317,6 +341,26 @@ impl View {
             )),
             // Without a session the probe itself tells how the gateway is.
             Some(true) | None => Ok(()),
+        }
+    }
+
+    /// Hands a kill file to control, and waits until it counts.
+    async fn apply(&self, file: KillFile) -> Result<KillApplied, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let stopping = || Failure::new("stopping", "the node is stopping");
+        let input = ControlInput::Kill(Box::new(file), answer);
+        if self.control.send(input).await.is_err() {
+            return Err(stopping());
+        }
+        match answered.await {
+            Ok(Ok(applied)) => Ok(KillApplied {
+                version: version(applied.order),
+                news: applied.change == Change::Newer,
+                peers: applied.peers as u64,
+                beacons: applied.beacons as u64,
+            }),
+            Ok(Err(error)) => Err(refusal_of(&error)),
+            Err(_) => Err(stopping()),
         }
     }
 
@@ -413,6 +457,22 @@ impl View {
             let _ = writeln!(text, "# TYPE {name} {kind}\n{name} {value}");
         }
         text
+    }
+}
+
+/// Why a kill file is not in force, and what to try.
+fn refusal_of(error: &KillError) -> Failure {
+    let KillError::Untrusted(why) = error else {
+        return Failure::new("store", error.to_string()).hint("make room on its disk");
+    };
+    let failure = Failure::new("kill_refused", format!("{error}: {why}"));
+    match why {
+        TrustError::Older => failure.hint("this gateway obeys a newer one already"),
+        TrustError::OtherMesh => failure.hint("take the file that this mesh's operator wrote"),
+        TrustError::EndedEpoch => {
+            failure.hint("its key was replaced: let the operator write a new one")
+        }
+        _ => failure.hint("do not obey it: ask the operator for the file itself"),
     }
 }
 

@@ -1,225 +1,21 @@
 //! The control task's deciding half against everybody who might lie to it: identity.md §7 with a
 //! hostile coordinator, gossip without any coordinator, and a reboot without one.
 
-#[path = "../../coordinator/tests/fixture/mod.rs"]
-mod fixture;
+#[path = "control/mesh.rs"]
+mod mesh;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use fixture::{Member, Operator};
 use identity::{
-    Heads, IdentityKey, NodeId, RevocationSet, Revocations, Standing, Token, Trust, UnixTime,
-    make_receipt,
+    IdentityKey, NodeId, RevocationSet, Revocations, Standing, Token, Trust, make_receipt,
 };
-use node::control::{Event, Me, Now, Output, State};
+use mesh::fixture::{Member, Operator};
+use mesh::{DAY, Gateway, Mesh, NOW, OPEN, SHUT, caught_up, events, peers, published, talk};
+use node::control::{Event, Output};
 use wire::link::Refusal;
-use wire::map::{Cursor, Document, MapRequest, MapUpdate};
+use wire::map::{Document, MapUpdate};
 use wire::peer::PeerFrame;
-
-const OPEN: &str = r#"{ "grants": [ { "src": ["*"], "dst": ["*"], "msg": ["send"] } ] }"#;
-const SHUT: &str = r#"{ "grants": [] }"#;
-const NOW: UnixTime = UnixTime(1_800_000_000);
-const DAY: Duration = Duration::from_secs(86_400);
-
-/// An operator, a beacon, and gateways that know nothing of each other yet.
-struct Mesh {
-    operator: Operator,
-    beacon: NodeId,
-    beacon_key: IdentityKey,
-    beacon_certificate: Bytes,
-}
-
-/// One gateway: its state, and the disk that it would have.
-struct Gateway {
-    node: NodeId,
-    state: State,
-    disk: Vec<u8>,
-    at: Instant,
-    clock: UnixTime,
-}
-
-impl Mesh {
-    fn new() -> Self {
-        let mut operator = Operator::found(1, NOW);
-        let beacon_key = IdentityKey::generate([200; 32]);
-        let (beacon, beacon_certificate) = operator.beacon(&beacon_key, "beacon", NOW);
-        Self {
-            operator,
-            beacon,
-            beacon_key,
-            beacon_certificate,
-        }
-    }
-
-    /// Two gateways' papers.
-    fn two(&mut self) -> (Member, Member) {
-        (
-            self.operator.gateway("gw-a", NOW),
-            self.operator.gateway("gw-b", NOW),
-        )
-    }
-
-    /// A gateway as `join` leaves it.
-    fn joined(&self, member: &Member) -> Gateway {
-        let mut trust = Trust::new(self.operator.log.bytes(), NOW).expect("a good log");
-        let _ = trust
-            .accept_certificate(&self.beacon_certificate, NOW)
-            .expect("a good beacon");
-        trust
-            .enroll(&member.certificate, &member.key.public(), NOW)
-            .expect("its own");
-        Gateway::start(member, trust)
-    }
-
-    /// A gateway that has a link, these peers, and an open policy.
-    fn settled(&mut self, member: &Member, others: &[&Member]) -> Gateway {
-        let policy = self.operator.policy(OPEN, NOW);
-        let mut gateway = self.joined(member);
-        gateway.link_up(self.beacon);
-        gateway.map(self.beacon, Document::Policy(policy));
-        for other in others {
-            gateway.map(
-                self.beacon,
-                Document::Certificate(other.certificate.clone()),
-            );
-            gateway.map(self.beacon, Document::Record(other.record.clone()));
-        }
-        gateway
-    }
-}
-
-impl Gateway {
-    fn start(member: &Member, trust: Trust) -> Self {
-        let me = Me {
-            node: member.node,
-            identity: Arc::new(member.key.clone()),
-            wireguard: member.wireguard.public(),
-            boot: 1,
-            addresses: Vec::new(),
-            seed: [9; 32],
-        };
-        let (at, clock) = (Instant::now(), NOW);
-        let state = State::new(me, trust, BTreeMap::new(), None, Now { instant: at, clock });
-        Self {
-            node: member.node,
-            state,
-            disk: Vec::new(),
-            at,
-            clock,
-        }
-    }
-
-    fn now(&self) -> Now {
-        Now {
-            instant: self.at,
-            clock: self.clock,
-        }
-    }
-
-    fn drain(&mut self) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        while let Some(output) = self.state.poll_output() {
-            match output {
-                Output::Persist(snapshot) => {
-                    self.disk = snapshot;
-                    self.state.handle_persisted();
-                }
-                output => outputs.push(output),
-            }
-        }
-        outputs
-    }
-
-    fn link_up(&mut self, beacon: NodeId) -> Vec<Output> {
-        let now = self.now();
-        self.state.handle_link_up(beacon, None, now);
-        self.drain()
-    }
-
-    fn map(&mut self, beacon: NodeId, document: Document) -> Vec<Output> {
-        self.tell(beacon, MapUpdate::Document(document))
-    }
-
-    fn tell(&mut self, beacon: NodeId, update: MapUpdate) -> Vec<Output> {
-        let now = self.now();
-        self.state.handle_map(beacon, update, now);
-        self.drain()
-    }
-
-    /// Lets everything happen that is due within `duration`, with a look at the clock each hour.
-    fn pass(&mut self, duration: Duration) -> Vec<Output> {
-        let (start, clock, until) = (self.at, self.clock, self.at + duration);
-        let mut outputs = self.drain();
-        while self.state.deadline() <= until {
-            let hour = (self.at + Duration::from_secs(3600)).min(until);
-            self.at = hour.max(self.state.deadline());
-            self.clock = clock.plus(self.at - start);
-            let now = self.now();
-            self.state.handle_timeout(now);
-            outputs.extend(self.drain());
-        }
-        (self.at, self.clock) = (until, clock.plus(duration));
-        outputs
-    }
-}
-
-/// Runs two gateways against each other until neither has anything to say to the other; returns
-/// what else they put out.
-fn talk(a: &mut Gateway, b: &mut Gateway) -> (Vec<Output>, Vec<Output>) {
-    let (now_a, now_b) = (a.now(), b.now());
-    a.state.handle_peer_up(b.node, None, now_a);
-    b.state.handle_peer_up(a.node, None, now_b);
-    let mut kept = (Vec::new(), Vec::new());
-    loop {
-        let (mut to_a, mut to_b) = (VecDeque::new(), VecDeque::new());
-        for output in a.drain() {
-            match output {
-                Output::ToPeer(to, frame) if to == b.node => to_b.push_back(frame),
-                output => kept.0.push(output),
-            }
-        }
-        for output in b.drain() {
-            match output {
-                Output::ToPeer(to, frame) if to == a.node => to_a.push_back(frame),
-                output => kept.1.push(output),
-            }
-        }
-        if to_a.is_empty() && to_b.is_empty() {
-            return kept;
-        }
-        to_a.into_iter()
-            .for_each(|frame| a.state.handle_peer(b.node, frame, now_a));
-        to_b.into_iter()
-            .for_each(|frame| b.state.handle_peer(a.node, frame, now_b));
-    }
-}
-
-/// The last peer list among the outputs, if there is one.
-fn peers(outputs: &[Output]) -> Option<Vec<NodeId>> {
-    outputs.iter().rev().find_map(|output| match output {
-        Output::Peers(peers) => Some(peers.iter().map(|peer| peer.node).collect()),
-        _ => None,
-    })
-}
-
-fn events(outputs: &[Output]) -> Vec<Event> {
-    let event = |output: &Output| match output {
-        Output::Event(event) => Some(event.clone()),
-        _ => None,
-    };
-    outputs.iter().filter_map(event).collect()
-}
-
-fn published(outputs: &[Output]) -> Vec<Document> {
-    let document = |output: &Output| match output {
-        Output::ToBeacon(_, MapRequest::Publish { document, .. }) => Some(document.clone()),
-        _ => None,
-    };
-    outputs.iter().filter_map(document).collect()
-}
 
 fn forged(bytes: &Bytes, from: &[u8], to: &[u8]) -> Bytes {
     let at = bytes
@@ -229,15 +25,6 @@ fn forged(bytes: &Bytes, from: &[u8], to: &[u8]) -> Bytes {
     let mut bytes = bytes.to_vec();
     bytes[at..at + to.len()].copy_from_slice(to);
     bytes.into()
-}
-
-fn caught_up(epoch: u64) -> MapUpdate {
-    let cursor = Cursor { epoch, sequence: 1 };
-    MapUpdate::CaughtUp {
-        cursor,
-        complete: true,
-        heads: Heads::default(),
-    }
 }
 
 /// All that a beacon can make with its own key, with foreign keys, and with all that it ever saw.
@@ -466,12 +253,11 @@ fn nothing_is_activated_before_it_is_on_disk_save_what_takes_away() {
         Some(Output::Persist(_))
     ));
     gateway.state.handle_persist_failed(now);
-    let meanwhile = gateway.state.poll_output();
-    assert!(
-        matches!(&meanwhile, Some(Output::Peers(peers)) if peers.is_empty()),
-        "{meanwhile:?}"
-    );
-    assert!(gateway.state.poll_output().is_none());
+    let meanwhile: Vec<Output> = std::iter::from_fn(|| gateway.state.poll_output()).collect();
+    assert_eq!(peers(&meanwhile), Some(Vec::new()));
+    let seen = mesh::world(&meanwhile).expect("a world without it");
+    assert!(!seen.members.contains_key(&b.node) && !seen.members.contains_key(&c.node));
+    assert_eq!(meanwhile.len(), 2, "{meanwhile:?}");
 
     let outputs = gateway.pass(Duration::from_secs(2));
     assert_eq!(peers(&outputs), Some(vec![c.node]));

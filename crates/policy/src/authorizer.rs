@@ -29,7 +29,7 @@ pub struct MessageRequest<'a> {
     pub verb: Verb,
     /// When, by a clock that the caller trusts: windows and dates depend on it.
     pub at: UnixTime,
-    /// How long its body is; none where that does not matter, as for an answer's way.
+    /// How long its body is; none where none goes any more, as when it is on the other side.
     pub bytes: Option<u64>,
 }
 
@@ -92,6 +92,41 @@ impl Policy {
         match message_case(resolved, request) {
             Ok(case) => case.verdict(resolved),
             Err(unknown) => Verdict::Denied(unknown_node(unknown)),
+        }
+    }
+
+    /// The verdict on the answer to a request: the request as it was asked, with the size of the
+    /// answer. It rides the grant of its request and draws nothing of its own, as each request
+    /// has one; but its body is of the size that guards set for the way which it goes.
+    pub fn authorize_reply(&self, request: &MessageRequest<'_>) -> Verdict {
+        let Some(resolved) = &self.resolved else {
+            return Verdict::Denied(no_policy());
+        };
+        let asked = MessageRequest {
+            bytes: None,
+            ..*request
+        };
+        let answer = MessageRequest {
+            src: request.dst,
+            dst: request.src,
+            ..*request
+        };
+        let cases = message_case(resolved, &asked)
+            .and_then(|asked| Ok((asked, message_case(resolved, &answer)?)));
+        let (asked, answer) = match cases {
+            Ok(cases) => cases,
+            Err(unknown) => return Verdict::Denied(unknown_node(unknown)),
+        };
+        let verdict = asked.verdict(resolved);
+        match (verdict, answer.too_long(resolved)) {
+            (Verdict::Allowed { .. }, Some(decision)) => {
+                Verdict::Denied(answer.denial(resolved, &decision))
+            }
+            (Verdict::Allowed { grant, .. }, None) => Verdict::Allowed {
+                grant,
+                buckets: Vec::new(),
+            },
+            (denied, _) => denied,
         }
     }
 
@@ -244,7 +279,7 @@ fn talk(resolved: &Resolved, a: &Place, b: &Place, at: UnixTime) -> bool {
 
 /// Whether a rule holds now for what comes from a node.
 fn is_open(rule: &ResolvedRule, src: &Place, at: UnixTime) -> bool {
-    rule.is_met_by(src) && rule.valid.as_ref().is_none_or(|valid| valid.holds(at))
+    rule.is_met_by(&src.class) && rule.valid.as_ref().is_none_or(|valid| valid.holds(at))
 }
 
 /// Whether a rule between two nodes is also between these agents.

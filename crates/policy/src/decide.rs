@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use identity::{AgentName, UnixTime};
 
 use crate::document::{Attributes, Selector, TCP, Valid, Window};
+use crate::resolve::Way;
 use crate::resolve::{
     Addresses, End, Place, Posture, Resolved, ResolvedBlock, ResolvedGuard, ResolvedRule, ends_in,
 };
@@ -150,6 +151,12 @@ impl<'a> Case<'a> {
     fn grant(&self, resolved: &'a Resolved) -> Option<&'a ResolvedRule> {
         let allows = |rule: &&ResolvedRule| self.is_allowed_by(rule);
         match self.to {
+            To::Message { dst, agent, verb } if self.attributes.is_none() => {
+                match resolved.ways(self.src, dst) {
+                    Some(ways) => self.quick_grant(resolved, ways, (dst, agent), verb),
+                    None => resolved.message_rules(self.src, dst).find(allows),
+                }
+            }
             To::Message { dst, .. } | To::Skill { dst, .. } => {
                 resolved.message_rules(self.src, dst).find(allows)
             }
@@ -160,6 +167,27 @@ impl<'a> Case<'a> {
                 resolved.rules_from(self.src).find(allows)
             }
         }
+    }
+
+    /// The same from what was settled beforehand.
+    fn quick_grant(
+        &self,
+        resolved: &'a Resolved,
+        ways: [&[Way]; 2],
+        (dst, agent): (&Place, &AgentName),
+        verb: Verb,
+    ) -> Option<&'a ResolvedRule> {
+        let rules = resolved.rules();
+        let (from, onto) = (rules.agents.of(self.agent?), rules.agents.of(agent));
+        let leads = |way: &&Way| {
+            way.verbs.contains(verb)
+                && way.is_between(from, onto)
+                && (!way.of_one_user || self.src.has_user_of(dst))
+                && (!way.asks_more || self.is_time(rules.rule(way.rule)))
+        };
+        let found = ways.map(|part| part.iter().find(leads).map(|way| way.rule));
+        let first = found.into_iter().flatten().min()?;
+        Some(rules.rule(first))
     }
 
     /// The rules that may allow it, in file order: what an explanation goes through.
@@ -195,7 +223,7 @@ impl<'a> Case<'a> {
     }
 
     /// The same of the destination; a resource is named as it is written.
-    pub fn onto_node(&self) -> String {
+    pub fn destination_node(&self) -> String {
         match self.to.end() {
             (Some(dst), _) => dst.facts.called().to_owned(),
             (None, _) => self.onto(),
@@ -337,6 +365,15 @@ impl<'a> Case<'a> {
             return Some(Demand::Spend);
         }
         None
+    }
+
+    /// The decision of the first guard that finds the body too long, whatever else guards say.
+    pub fn too_long(&self, resolved: &'a Resolved) -> Option<Decision<'a>> {
+        let is_long = |most: &u64| self.bytes.is_some_and(|bytes| bytes > *most);
+        self.guards(resolved).find_map(|guard| {
+            let demand = Demand::MaxBytes(guard.max_bytes.filter(is_long)?);
+            Some(Decision::Guarded { guard, demand })
+        })
     }
 
     /// What it draws from, of a guard with a rate: messages are counted, packets are not.

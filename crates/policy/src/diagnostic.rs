@@ -2,8 +2,10 @@
 //!
 //! Rendered for people by [`miette`], and serialised for programs with line and column.
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use miette::{LabeledSpan, NamedSource};
@@ -119,7 +121,7 @@ impl Diagnostic {
         let before = text.get(..at).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (
-            before.matches('\n').count() + 1,
+            before.bytes().filter(|byte| *byte == b'\n').count() + 1,
             before[line_start..].chars().count() + 1,
         )
     }
@@ -201,6 +203,33 @@ impl Serialize for Diagnostic {
     }
 }
 
+/// How often a file's own names are still searched for what was meant: a search costs as much as
+/// there are names, and a file may have a hundred thousand mistakes.
+#[derive(Clone, Debug)]
+pub(crate) struct Hints(Rc<Cell<u32>>);
+
+impl Hints {
+    /// [`nearest`], while there is something left to spend.
+    pub fn nearest<'a>(
+        &self,
+        word: &str,
+        candidates: impl IntoIterator<Item = &'a str>,
+    ) -> Option<&'a str> {
+        let left = self.0.get().checked_sub(1)?;
+        self.0.set(left);
+        nearest(word, candidates)
+    }
+}
+
+impl Default for Hints {
+    fn default() -> Self {
+        Self(Rc::new(Cell::new(MAX_HINTS)))
+    }
+}
+
+/// Whoever has corrected so many reads the file again.
+const MAX_HINTS: u32 = 20;
+
 /// The candidate that was probably meant, for a "did you mean".
 pub(crate) fn nearest<'a>(
     word: &str,
@@ -213,21 +242,29 @@ pub(crate) fn nearest<'a>(
     let lower = word.to_ascii_lowercase();
     candidates
         .into_iter()
-        .filter(|candidate| candidate.len() <= 64)
+        // The distance is at least the difference of the lengths.
+        .filter(|candidate| candidate.len().abs_diff(lower.len()) <= bound(candidate))
         .map(|candidate| (distance(&lower, &candidate.to_ascii_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
+        .filter(|(distance, candidate)| *distance <= bound(candidate))
         .min()
         .map(|(_, candidate)| candidate)
+}
+
+/// How many typing mistakes a word may have.
+fn bound(word: &str) -> usize {
+    (word.len() / 3).max(1)
 }
 
 /// The edit distance over bytes, where two neighbours swapped count once (optimal string
 /// alignment): the most common typing mistake.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut before: Vec<usize> = Vec::new();
+    let mut before: Vec<usize> = Vec::with_capacity(b.len() + 1);
     let mut last: Vec<usize> = (0..=b.len()).collect();
+    let mut row: Vec<usize> = Vec::with_capacity(b.len() + 1);
     for i in 1..=a.len() {
-        let mut row = vec![i];
+        row.clear();
+        row.push(i);
         for j in 1..=b.len() {
             let (x, y) = (a[i - 1], b[j - 1]);
             let substituted = last[j - 1] + usize::from(x != y);
@@ -237,7 +274,9 @@ fn distance(a: &str, b: &str) -> usize {
             }
             row.push(best);
         }
-        before = std::mem::replace(&mut last, row);
+        // The row before last becomes the next one.
+        std::mem::swap(&mut before, &mut last);
+        std::mem::swap(&mut last, &mut row);
     }
     last[b.len()]
 }

@@ -6,6 +6,7 @@
 mod block;
 mod guard;
 mod http;
+pub(crate) mod hujson;
 mod names;
 mod pattern;
 mod ports;
@@ -18,17 +19,15 @@ mod test;
 mod window;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use identity::Tag;
 use jsonc_parser::ast::Value;
-use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
-use miette::NamedSource;
 
 pub(crate) use self::block::Block;
 pub use self::guard::RateKey;
 pub(crate) use self::guard::{Approve, Guard, Rate, Spend};
 pub(crate) use self::http::HttpRule;
+pub use self::hujson::text_of;
 pub(crate) use self::names::Names;
 pub(crate) use self::pattern::{Domain, Levels};
 pub(crate) use self::ports::{Ports, TCP, UDP, has_ports};
@@ -42,12 +41,15 @@ pub(crate) use self::test::{Expectation, FAILED, Target};
 pub use self::window::parse_time;
 pub(crate) use self::window::{Valid, Window, rfc3339};
 
-use self::reader::{Fields, Keys, Reader, span};
+use self::reader::{Fields, Keys, Reader};
 use crate::diagnostic::{Diagnostic, Source};
 
-/// The longest policy file, in bytes: signed, it must fit the 960 KiB of a document (`identity`)
-/// and with that one frame.
-pub const MAX_TEXT: usize = 950 << 10;
+/// The longest policy file that is read, in bytes: twice what the most rules of one file take.
+pub const MAX_TEXT: usize = 3 << 20;
+
+/// The longest policy file that can be pushed, in bytes: signed, it must fit the 960 KiB of a
+/// document (`identity`) and with that one frame.
+pub const MAX_PUSHED: usize = 950 << 10;
 
 /// The most rules of one file.
 pub(crate) const MAX_RULES: usize = 10_000;
@@ -79,6 +81,17 @@ pub enum Feature {
     Spend,
 }
 
+/// The sections that only mean something to Tailscale.
+pub(crate) const IGNORED: [&str; 7] = [
+    "ssh",
+    "sshTests",
+    "nodeAttrs",
+    "derpMap",
+    "disableIPv4",
+    "randomizeClientPort",
+    "OneCGNATRoute",
+];
+
 const POLICY: Keys = Keys {
     of: "the policy",
     known: &[
@@ -94,70 +107,14 @@ const POLICY: Keys = Keys {
         "blocks",
         "tests",
     ],
-    ignored: &[
-        "ssh",
-        "sshTests",
-        "nodeAttrs",
-        "derpMap",
-        "disableIPv4",
-        "randomizeClientPort",
-        "OneCGNATRoute",
-    ],
-};
-
-/// HuJSON is JSON with comments and trailing commas, and nothing else.
-const HUJSON: ParseOptions = ParseOptions {
-    allow_comments: true,
-    allow_trailing_commas: true,
-    allow_loose_object_property_names: false,
-    allow_missing_commas: false,
-    allow_single_quoted_strings: false,
-    allow_hexadecimal_numbers: false,
-    allow_unary_plus_numbers: false,
-    allow_bare_decimal_point_numbers: false,
-    allow_non_finite_numbers: false,
-    allow_extended_string_escapes: false,
+    ignored: &IGNORED,
 };
 
 impl Document {
     /// Reads a policy file called `name`: the document and its warnings, or all that is wrong.
     pub fn parse(name: &str, text: &str) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        if text.len() > MAX_TEXT {
-            let message = format!(
-                "the file has {} bytes; {MAX_TEXT} are the limit",
-                text.len()
-            );
-            return Err(vec![Diagnostic::error("E001", 0..0, message)]);
-        }
-        // The byte order mark that some editors write first is as good as its three bytes of blanks.
-        let text = match text.strip_prefix('\u{feff}') {
-            Some(rest) => format!("   {rest}"),
-            None => text.to_owned(),
-        };
-        let source: Source = Arc::new(NamedSource::new(name, text));
-        let text = source.inner().as_str();
-        if let Some((at, c)) = text.char_indices().find(|(_, c)| is_treacherous(*c)) {
-            let message = format!("invisible character U+{:04X}", u32::from(c));
-            let treacherous = Diagnostic::error("E007", at..at + c.len_utf8(), message);
-            return Err(vec![treacherous.label("here").help("take it out")]);
-        }
-        let parsed = parse_to_ast(text, &CollectOptions::default(), &HUJSON).map_err(|error| {
-            let at = span(&error.range());
-            // A place inside a character cannot be shown.
-            let shown = text.get(at.clone()).map_or(0..0, |_| at);
-            vec![
-                Diagnostic::error("E002", shown, error.kind().to_string())
-                    .label("here")
-                    .with_source(&source),
-            ]
-        })?;
-        let Some(root) = parsed.value else {
-            let empty = Diagnostic::error("E005", 0..0, "the file has no policy in it".into());
-            return Err(vec![empty.help(
-                "the smallest policy is {\"grants\": []}, and denies everything",
-            )]);
-        };
-        Self::read(&root, &source)
+        let source = hujson::source(name, text)?;
+        Self::read(&hujson::root(&source)?, &source)
     }
 
     /// Reads a policy file from bytes, which must be UTF-8.
@@ -165,13 +122,7 @@ impl Document {
         name: &str,
         bytes: &[u8],
     ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::parse(name, text),
-            Err(error) => {
-                let message = format!("{name} is not UTF-8 (at byte {})", error.valid_up_to());
-                Err(vec![Diagnostic::error("E001", 0..0, message)])
-            }
-        }
+        text_of(name, bytes).and_then(|text| Self::parse(name, text))
     }
 
     /// Whether the file gives the tag an owner, so that rules may name it.
@@ -201,6 +152,11 @@ impl Document {
         }
     }
 
+    /// Whether some grant asks what its source is like: then verdicts may change as gateways age.
+    pub fn asks_for_postures(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.postures.is_empty())
+    }
+
     /// How many expectations its `tests` have.
     pub fn expectation_count(&self) -> usize {
         self.expectations.len()
@@ -215,6 +171,22 @@ impl Document {
             }
         }
         demands
+    }
+
+    /// The same for a gateway that does not know what time it is: what holds at some times holds
+    /// at none, and what denies at some times denies.
+    pub fn without_clock(&self) -> Self {
+        let mut document = self.clone();
+        document.rules.retain(|rule| rule.valid.is_none());
+        for guard in &mut document.guards {
+            if !guard.deny.is_empty() {
+                guard.deny = vec![Window::always()];
+            }
+        }
+        for block in &mut document.blocks {
+            block.until = None;
+        }
+        document
     }
 
     fn read(root: &Value<'_>, source: &Source) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
@@ -265,18 +237,6 @@ impl Feature {
             Self::Approve => "approve",
             Self::Spend => "spend",
         }
-    }
-}
-
-/// What a reader does not see and an editor or terminal obeys: control characters, and those that
-/// reorder or hide text. A reviewed file must mean what it shows.
-fn is_treacherous(c: char) -> bool {
-    match c {
-        '\t' | '\n' | '\r' => false,
-        '\u{feff}' | '\u{061c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' => true,
-        '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}' => true,
-        '\u{e0000}'..='\u{e007f}' => true,
-        _ => c.is_control(),
     }
 }
 

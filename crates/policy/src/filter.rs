@@ -139,7 +139,7 @@ fn permits(resolved: &Resolved, src: &Place, dst: &Place, at: UnixTime) -> Vec<P
     let rules = resolved.packet_rules(src, dst).filter(|rule| {
         let valid = rule.valid.as_ref().is_none_or(|valid| valid.holds(at));
         // Of a rule with `http` the proxy alone knows what passes; of one with `via` the route.
-        valid && rule.http.is_empty() && rule.via.is_empty() && rule.is_met_by(src)
+        valid && rule.http.is_empty() && rule.via.is_empty() && rule.is_met_by(&src.class)
     });
     for rule in rules {
         // An agent's packets cannot be told from its gateway's: such a source matches none.

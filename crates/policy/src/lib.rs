@@ -7,6 +7,7 @@
 //!         (document.rs)   (resolve.rs)   Policy::packet_filter (packets)
 //!                                        Policy::explain, run_tests, …  (people)
 //!                         all of them ask decide.rs
+//! text ─► Text ─► format, import and export (text.rs, tailscale.rs)
 //! ```
 //! **Invariants.** Nothing is permitted because a list is empty: no policy, no grant, no verdict but
 //! *denied*. Grants only add, guards only subtract, blocks always win, and order never matters. A
@@ -33,6 +34,9 @@ mod resolve;
 mod rights;
 mod sarif;
 mod self_test;
+mod standing;
+mod tailscale;
+mod text;
 mod verb;
 mod verdict;
 mod world;
@@ -42,14 +46,17 @@ pub use authorizer::{HttpRequest, MessageRequest, Policy};
 pub use diagnostic::{Diagnostic, Severity};
 pub use diff::{Access, ConditionChange, Party, PolicyDiff, RuleChange};
 pub use document::{
-    Attribute, Attributes, Document, Feature, MAX_TEXT, RateKey, RuleSummary, parse_time,
+    Attribute, Attributes, Document, Feature, MAX_PUSHED, MAX_TEXT, RateKey, RuleSummary,
+    parse_time, text_of,
 };
 pub use explain::{Explanation, Finding};
 pub use filter::{InnerPacket, PacketFilter};
 pub use matrix::{Matrix, MatrixCell, MatrixKind};
-pub use node::Node;
+pub use node::{Node, attributes};
 pub use packet_rules::{Network, PacketRule};
 pub use sarif::sarif;
 pub use self_test::{TestOutcome, TestReport};
+pub use tailscale::{Translated, export_to_tailscale, import_from_tailscale};
+pub use text::format;
 pub use verb::{ParseVerbError, Skill, Verb, VerbSet};
 pub use verdict::{Bucket, BucketKey, Denial, GrantRef, Verdict};

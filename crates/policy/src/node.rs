@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use identity::{Member, NodeId, NodeName, Role, Tag, UserName};
+use identity::{Enrolment, Member, NodeId, NodeName, Role, Tag, UnixTime, UserName};
 
-use crate::Attributes;
 use crate::address::Prefix;
+use crate::{Attribute, Attributes};
 
 /// A gateway, from its verified membership. A beacon is never one: it matches no selector
 /// ([`Node::from_member`]).
@@ -44,12 +44,15 @@ impl Node {
         }
     }
 
-    /// A gateway from its verified membership; none from a beacon's.
-    pub fn from_member(member: &Member) -> Option<Self> {
+    /// A gateway from its verified membership; none from a beacon's. What depends on the clock is
+    /// known only where there is one to trust.
+    pub fn from_member(member: &Member, at: Option<UnixTime>) -> Option<Self> {
+        let times = (member.issued_at, member.expires_at);
         (member.role == Role::Gateway).then(|| Self {
             user: member.user.clone(),
             tags: member.tags.clone(),
             addresses: member.overlay.into_iter().map(IpAddr::from).collect(),
+            attributes: attributes(&member.enrolment, times, at),
             ..Self::new(member.node, member.name.clone())
         })
     }
@@ -57,5 +60,65 @@ impl Node {
     /// The user whose node it is: none where it has tags.
     pub fn owner(&self) -> Option<&UserName> {
         self.user.as_ref().filter(|_| self.tags.is_empty())
+    }
+}
+
+/// What the issuer's signature tells of a gateway, for postures: nobody else's word counts.
+///
+/// Ages are in whole days, counted by midnights in UTC, so that a mesh changes its mind once a day
+/// and everywhere at once.
+pub fn attributes(
+    enrolment: &Enrolment,
+    (issued_at, expires_at): (UnixTime, UnixTime),
+    at: Option<UnixTime>,
+) -> Attributes {
+    let way = match enrolment {
+        Enrolment::Key(_) => "key",
+        Enrolment::Token(_) => "token",
+    };
+    let mut known = Attributes::from([(ENROLMENT.into(), Attribute::Text(way.into()))]);
+    if let Some(at) = at {
+        let days = |from: UnixTime, to: UnixTime| (to.0 / DAY).saturating_sub(from.0 / DAY);
+        // Days are few: exact as a float.
+        let mut tell = |name: &str, days: u64| {
+            known.insert(name.into(), Attribute::Number(days as f64));
+        };
+        tell(AGE, days(issued_at, at));
+        tell(LEFT, days(at, expires_at));
+    }
+    known
+}
+
+/// `key` where the issuer signed the gateway's own key, `token` where it came by a one-time token.
+const ENROLMENT: &str = "node:enrolment";
+
+/// Days since its membership was signed.
+const AGE: &str = "node:membershipAgeDays";
+
+/// Days until its membership ends.
+const LEFT: &str = "node:membershipDaysLeft";
+
+/// In seconds.
+const DAY: u64 = 86_400;
+
+#[cfg(test)]
+mod tests {
+    use identity::IdentityPublic;
+
+    use super::*;
+
+    #[test]
+    fn ages_are_whole_days_and_need_a_clock() {
+        let enrolment = Enrolment::Key(IdentityPublic([1; 32]));
+        let times = (UnixTime(10 * DAY + 5), UnixTime(40 * DAY));
+
+        let known = attributes(&enrolment, times, Some(UnixTime(12 * DAY)));
+
+        assert_eq!(known[AGE], Attribute::Number(2.0), "two midnights ago");
+        assert_eq!(known[LEFT], Attribute::Number(28.0));
+        assert_eq!(known[ENROLMENT], Attribute::Text("key".into()));
+        assert_eq!(attributes(&enrolment, times, None).len(), 1);
+        let before = attributes(&enrolment, times, Some(UnixTime(0)));
+        assert_eq!(before[AGE], Attribute::Number(0.0));
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! [`crate::PacketFilter`] is the same for the packets of known peers, asked once for each packet.
 //! This one is for people and programs that read a policy: `export`, `matrix`, the conformance test.
+//! It is what the grants open at most: dates, hours, postures, guards and blocks only take away from
+//! it, and are not in it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -6,6 +6,7 @@
 
 mod matcher;
 mod nodes;
+mod quick;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use identity::{NodeId, NodeName, UserName};
 
 pub(crate) use self::matcher::Matcher;
 use self::nodes::Nodes;
+pub(crate) use self::quick::Way;
 pub(crate) use self::rules::{
     Addresses, End, Posture, ResolvedBlock, ResolvedGuard, ResolvedRule, Rules, ends_in,
 };
@@ -36,6 +38,9 @@ pub(crate) struct Resolved {
 struct Local {
     id: NodeId,
     class: Arc<Class>,
+    /// What every gateway may send here, and what this one may send to every other.
+    to_all: Box<[Way]>,
+    from_all: Box<[Way]>,
 }
 
 /// One node.
@@ -43,6 +48,16 @@ struct Local {
 pub(crate) struct Place {
     pub class: Arc<Class>,
     pub facts: Arc<Facts>,
+    has: Has,
+}
+
+/// What a class has at all, beside the pointer to it: most nodes of a large mesh have nothing to do
+/// with the local gateway, and to find that out must not cost a look at their class.
+#[derive(Clone, Copy, Debug, Default)]
+struct Has {
+    ways_to_local: bool,
+    ways_from_local: bool,
+    blocks: bool,
 }
 
 /// What is told of a node, and what only its own user's rules ask.
@@ -69,24 +84,16 @@ pub(crate) struct Class {
     guard_src: Box<[u32]>,
     guard_dst: Box<[u32]>,
     blocks: Box<[u32]>,
-    /// The rules for messages to the local gateway, and from it.
-    to_local: Box<[u32]>,
-    from_local: Box<[u32]>,
+    /// The ways for messages to the local gateway, and from it, beside those that are everybody's.
+    to_local: Box<[Way]>,
+    from_local: Box<[Way]>,
 }
 
 impl Resolved {
     pub fn new(document: &Document, nodes: &[Node], local: Option<&NodeId>) -> Self {
         let rules = Arc::new(Rules::new(document));
         let local = local.and_then(|id| nodes.iter().find(|node| node.id == *id));
-        let local = local.map(|node| Local {
-            id: node.id,
-            class: Arc::new(Class::new(
-                &rules,
-                rules.matcher.selectors_of(node),
-                None,
-                0,
-            )),
-        });
+        let local = local.map(|node| Local::new(&rules, node));
         let mut resolved = Self {
             rules,
             nodes: Nodes::default(),
@@ -131,11 +138,11 @@ impl Resolved {
             stands_for: Some(selector.into()),
             addresses: place.facts.addresses.clone(),
         };
-        let class = place.class.clone();
-        self.nodes.insert(Place {
-            class,
+        let place = Place {
             facts: Arc::new(facts),
-        });
+            ..place.clone()
+        };
+        self.nodes.insert(place);
     }
 
     fn new_class(&mut self, selectors: Box<[u32]>) -> Arc<Class> {
@@ -168,16 +175,22 @@ impl Resolved {
         src: &'a Place,
         dst: &'a Place,
     ) -> impl Iterator<Item = &'a ResolvedRule> {
-        // Made beforehand where the local gateway is an end.
-        let (made, rest) = match &self.local {
-            Some(local) if local.id == dst.facts.id => (Some(&*src.class.to_local), None),
-            Some(local) if local.id == src.facts.id => (Some(&*dst.class.from_local), None),
-            _ => (None, Some(common(&src.class.src, &dst.class.dst))),
-        };
-        let made = made.into_iter().flatten().copied();
-        made.chain(rest.into_iter().flatten())
+        common(&src.class.src, &dst.class.dst)
             .map(|index| self.rules.rule(index))
             .filter(|rule| rule.is_for_messages())
+    }
+
+    /// The ways for messages between two nodes of which one is the local gateway, in two parts, each
+    /// in file order; none where neither is.
+    pub fn ways<'a>(&'a self, src: &'a Place, dst: &'a Place) -> Option<[&'a [Way]; 2]> {
+        let local = self.local.as_ref()?;
+        if local.id == dst.facts.id {
+            let own = src.has.ways_to_local.then(|| &*src.class.to_local);
+            return Some([&local.to_all, own.unwrap_or_default()]);
+        }
+        let own = || dst.has.ways_from_local.then(|| &*dst.class.from_local);
+        let is_sender = local.id == src.facts.id;
+        is_sender.then(|| [&*local.from_all, own().unwrap_or_default()])
     }
 
     /// The rules that may let packets from `src` to `dst`, in file order.
@@ -224,11 +237,37 @@ impl Resolved {
 
     /// The blocks that may be about a node or its agents, in file order.
     pub fn blocks_of<'a>(&'a self, place: &'a Place) -> impl Iterator<Item = &'a ResolvedBlock> {
-        place
-            .class
-            .blocks
-            .iter()
+        let blocks = place.has.blocks.then(|| place.class.blocks.iter());
+        blocks
+            .into_iter()
+            .flatten()
             .map(|index| self.rules.block(*index))
+    }
+}
+
+impl Local {
+    fn new(rules: &Rules, node: &Node) -> Self {
+        let class = Class::new(rules, rules.matcher.selectors_of(node), None, 0);
+        let (mut to_all, mut from_all) = (Vec::new(), Vec::new());
+        for index in class.dst.iter().copied() {
+            let rule = rules.rule(index);
+            if rule.postures.is_empty() && !rule.msg.is_empty() {
+                let src = |end: &End| end.is_every;
+                Way::of_rule(rules, index, src, |end| end.is_of(&class), &mut to_all);
+            }
+        }
+        for index in class.src.iter().copied() {
+            if Way::is_open(rules.rule(index), &class) {
+                let dst = |end: &End| end.is_every;
+                Way::of_rule(rules, index, |end| end.is_of(&class), dst, &mut from_all);
+            }
+        }
+        Self {
+            id: node.id,
+            class: Arc::new(class),
+            to_all: to_all.into(),
+            from_all: from_all.into(),
+        }
     }
 }
 
@@ -242,6 +281,7 @@ impl Place {
             addresses: node.addresses.as_slice().into(),
         };
         Self {
+            has: class.has_at_all(),
             class,
             facts: Arc::new(facts),
         }
@@ -274,11 +314,45 @@ impl Class {
             ..Self::default()
         };
         if let Some(local) = local {
-            let messages = |index: &u32| rules.rule(*index).is_for_messages();
-            class.to_local = common(&class.src, &local.dst).filter(messages).collect();
-            class.from_local = common(&local.src, &class.dst).filter(messages).collect();
+            class.to_local = class.ways_to(rules, local);
+            class.from_local = class.ways_from(rules, local);
         }
         class
+    }
+
+    /// The ways from this class to the local gateway's that are not everybody's. What asks for a
+    /// posture is nobody's but of those who meet it.
+    fn ways_to(&self, rules: &Rules, local: &Self) -> Box<[Way]> {
+        let mut ways = Vec::new();
+        for index in common(&self.src, &local.dst) {
+            let rule = rules.rule(index);
+            if Way::is_open(rule, self) {
+                let everybody = rule.postures.is_empty();
+                let src = |end: &End| end.is_of(self) && !(everybody && end.is_every);
+                Way::of_rule(rules, index, src, |end| end.is_of(local), &mut ways);
+            }
+        }
+        ways.into()
+    }
+
+    /// The ways from the local gateway's class to this one that do not lead everywhere.
+    fn ways_from(&self, rules: &Rules, local: &Self) -> Box<[Way]> {
+        let mut ways = Vec::new();
+        for index in common(&local.src, &self.dst) {
+            if Way::is_open(rules.rule(index), local) {
+                let dst = |end: &End| end.is_of(self) && !end.is_every;
+                Way::of_rule(rules, index, |end| end.is_of(local), dst, &mut ways);
+            }
+        }
+        ways.into()
+    }
+
+    fn has_at_all(&self) -> Has {
+        Has {
+            ways_to_local: !self.to_local.is_empty(),
+            ways_from_local: !self.from_local.is_empty(),
+            blocks: !self.blocks.is_empty(),
+        }
     }
 
     /// The numbers of the selectors that match, sorted.

@@ -108,7 +108,7 @@ fn hold_case(resolved: &Resolved, expectation: &Expectation, case: &Case<'_>) ->
                 false => format!(
                     "allowed from {} to {} by {}",
                     case.source_node(),
-                    case.onto_node(),
+                    case.destination_node(),
                     rule.name.phrase("grant")
                 ),
             };

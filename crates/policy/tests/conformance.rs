@@ -5,8 +5,7 @@
 //! The cases are not part of this tree. `CRABMESH_CONFORMANCE` names the file; without it the one
 //! beside a founder's checkout is taken, and where there is none the test is counted as ignored.
 
-// How many cases agree is what this test is read for.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "a test runner of its own")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,7 +14,10 @@ use std::process::ExitCode;
 
 use identity::{NodeId, UnixTime};
 use libtest_mimic::{Arguments, Failed, Trial};
-use policy::{AddressSet, Document, Network, Node, Policy, Prefix, Severity};
+use policy::{
+    AddressSet, Document, Network, Node, Policy, Prefix, Severity, export_to_tailscale,
+    import_from_tailscale,
+};
 use serde_json::Value;
 
 fn main() -> ExitCode {
@@ -102,8 +104,24 @@ fn check(case: &Value) -> Result<(), String> {
             case["error"]["message"]
         ));
     }
-    let network = Network::new(&document, &named, &tailnet());
-    for (name, node) in &nodes {
+    same_effect(&document, &named, &nodes, case)?;
+    // Neither is it another policy after it was ours for a while.
+    let there_and_back = import_from_tailscale("policy.hujson", &text)
+        .and_then(|ours| export_to_tailscale("policy.hujson", &ours.text, UnixTime(0)))
+        .and_then(|theirs| Document::parse("policy.hujson", &theirs.text));
+    let (document, _) = there_and_back.map_err(|said| format!("there and back: {said:?}"))?;
+    same_effect(&document, &named, &nodes, case).map_err(|why| format!("there and back: {why}"))
+}
+
+/// Whether every node lets in what it did at Tailscale.
+fn same_effect(
+    document: &Document,
+    named: &[Node],
+    nodes: &[(String, Node)],
+    case: &Value,
+) -> Result<(), String> {
+    let network = Network::new(document, named, &tailnet());
+    for (name, node) in nodes {
         let ours: Effect =
             network
                 .rules_for(node)
@@ -200,16 +218,16 @@ fn tailnet() -> AddressSet {
     addresses
 }
 
-/// Protocol, range of destinations, and of ports.
-type Packet = (u8, IpAddr, IpAddr, u16, u16);
-
 /// What a list of rules amounts to, whatever its order and grouping.
 #[derive(Clone, Debug, Default)]
 struct Effect {
-    /// Sources by what they may send.
-    packets: Vec<(Packet, AddressSet)>,
+    /// By protocol, destination range and ports: from where.
+    packets: Vec<(Onto, AddressSet)>,
     capabilities: BTreeMap<(String, String, AddressSet), AddressSet>,
 }
+
+/// Protocol, first and last address, first and last port.
+type Onto = (u8, IpAddr, IpAddr, u16, u16);
 
 impl Effect {
     fn of_tailscale(rules: &Value) -> Self {

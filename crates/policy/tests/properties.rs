@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use identity::{AgentName, NodeId, UnixTime};
-use policy::{Document, InnerPacket, MessageRequest, Node, Policy, Verb, VerbSet};
+use policy::{Document, InnerPacket, MessageRequest, Network, Node, Policy, Prefix, Verb, VerbSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -302,6 +302,37 @@ proptest! {
         }
     }
 
+    /// The address view, which knows of networks behind gateways, and the filter of known peers.
+    #[test]
+    fn the_packet_rules_say_what_the_filter_says(
+        rules in vec(rule(), 0..6),
+        machines in vec(machine(), 2..6),
+    ) {
+        let (document, _) = Document::parse("random", &text(&rules)).expect("a well-formed policy");
+        let nodes = nodes(&machines);
+        let policy = Policy::compile(&document, &nodes);
+        let mesh = ["fd00::/16".parse::<Prefix>().expect("a block")].into_iter().collect();
+        let network = Network::new(&document, &nodes, &mesh);
+        for (dst, node) in nodes.iter().enumerate() {
+            let filter = policy.packet_filter(&id(dst), ROUTER_PORT, NOW);
+            let lets_in = network.rules_for(node);
+            for src in (0..machines.len()).filter(|src| *src != dst) {
+                for (protocol, port) in [6, 17, 58].into_iter().flat_map(|p| [22, 443, 50_000].map(|port| (p, port))) {
+                    let packet = InnerPacket { src: address(src), dst: address(dst), protocol, src_port: 40_000, dst_port: port };
+                    let by_rules = lets_in.iter().any(|rule| {
+                        let of = rule.protocols.is_empty() || rule.protocols.contains(&protocol);
+                        let onto = rule.destinations.iter().any(|(addresses, (first, last))| {
+                            // ICMP has no ports: whoever may open one may ping.
+                            addresses.contains(packet.dst) && (protocol == 58 || (*first..=*last).contains(&port))
+                        });
+                        of && onto && rule.sources.contains(packet.src)
+                    });
+                    prop_assert_eq!(by_rules, filter.allows(&id(src), &packet), "{}\n{:?}", text(&rules), packet);
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_self_tests_agree_with_the_verdicts(
         rules in vec(rule(), 0..6),
@@ -336,6 +367,36 @@ proptest! {
                 let request = MessageRequest { src: (id(src), &agent), dst: (id(dst), &agent), verb, at: NOW, bytes: None };
                 prop_assert_eq!(one.authorize(&request).is_allowed(), other.authorize(&request).is_allowed());
             }
+        }
+    }
+
+    #[test]
+    fn a_policy_that_follows_its_members_says_what_one_made_anew_says(
+        rules in vec(rule(), 0..6),
+        before in vec(machine(), 1..6),
+        after in vec(machine(), 0..6),
+    ) {
+        // The gateway that it is made for stays as it is.
+        let after: Vec<Machine> = before[..1].iter().chain(&after).cloned().collect();
+        let (document, _) = Document::parse("random", &text(&rules)).expect("a well-formed policy");
+        let (old, new) = (nodes(&before), nodes(&after));
+        let joined: Vec<Node> = new.iter().skip(1).cloned().collect();
+        let left: Vec<NodeId> = (after.len()..before.len()).map(id).collect();
+
+        let followed = Policy::compile_for(&document, &old, &id(0)).with_changes(&joined, &left);
+        let followed = followed.expect("its own gateway did not change");
+        let fresh = Policy::compile_for(&document, &new, &id(0));
+
+        let everywhere = 0..before.len().max(after.len());
+        let agents: Vec<AgentName> = AGENTS.iter().map(|name| name.parse().expect("a name")).collect();
+        for (src, dst) in everywhere.clone().flat_map(|src| everywhere.clone().map(move |dst| (src, dst))) {
+            for (from, to) in agents.iter().flat_map(|from| agents.iter().map(move |to| (from, to))) {
+                for verb in Verb::ALL {
+                    let request = MessageRequest { src: (id(src), from), dst: (id(dst), to), verb, at: NOW, bytes: None };
+                    prop_assert_eq!(followed.authorize(&request), fresh.authorize(&request), "{}", text(&rules));
+                }
+            }
+            prop_assert_eq!(followed.may_talk(&id(src), &id(dst), NOW), fresh.may_talk(&id(src), &id(dst), NOW));
         }
     }
 

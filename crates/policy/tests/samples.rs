@@ -1,4 +1,5 @@
-//! The recipes of `configs/policies` load without a word, and their own tests hold.
+//! The recipes of `configs/policies` load without a word, their own tests hold, and each says whom
+//! it is for.
 
 use std::path::Path;
 
@@ -27,6 +28,23 @@ fn every_recipe_loads_without_a_warning_and_passes_its_tests() {
         let report = Policy::run_tests(&document, &[], UnixTime(1_800_000_000));
 
         assert!(warnings.is_empty(), "{name}: {warnings:?}");
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        assert!(
+            text.starts_with("// For "),
+            "{name} does not say whom it is for"
+        );
+        assert_eq!(
+            policy::format(&name, &text).expect("HuJSON"),
+            text,
+            "{name}"
+        );
+        for expected in ["accept", "deny"] {
+            let mut outcomes = report.outcomes.iter();
+            assert!(
+                outcomes.any(|it| it.expected == expected),
+                "{name}: no {expected}"
+            );
+        }
         let failed: Vec<_> = report
             .outcomes
             .iter()
@@ -38,5 +56,5 @@ fn every_recipe_loads_without_a_warning_and_passes_its_tests() {
         );
         seen += 1;
     }
-    assert!(seen >= 3, "the recipes are gone");
+    assert!(seen >= 10, "recipes are gone");
 }

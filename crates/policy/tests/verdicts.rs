@@ -285,3 +285,94 @@ fn a_name_that_matches_no_gateway_is_pointed_out() {
         "\"gw-z\" matches no gateway of this mesh"
     );
 }
+
+/// What becomes of an answer of so many bytes from `coder@gw-b` to `planner@gw-a`.
+fn answer(guards: &str, bytes: u64) -> Verdict {
+    let text = format!(
+        r#"{{"grants": [{{"src": ["agent:planner@*"], "dst": ["agent:coder@*"], "msg": ["request"]}}],
+            "guards": [{guards}]}}"#
+    );
+    let agent = |name: &str| name.parse::<AgentName>().expect("an agent");
+    policy_of(&text).authorize_reply(&MessageRequest {
+        src: (id(1), &agent("planner")),
+        dst: (id(2), &agent("coder")),
+        verb: Verb::Request,
+        at: NOW,
+        bytes: Some(bytes),
+    })
+}
+
+#[test]
+fn an_answer_rides_the_grant_of_its_request_and_obeys_the_sizes_of_its_own_way() {
+    let back =
+        r#"{"id": "back", "src": ["agent:coder@*"], "dst": ["agent:*@*"], "maxBytes": "10"}"#;
+    let forth =
+        r#"{"id": "forth", "src": ["agent:planner@*"], "dst": ["agent:*@*"], "maxBytes": "10"}"#;
+
+    assert!(answer("", 1_000).is_allowed());
+    assert!(answer(back, 10).is_allowed());
+    let Verdict::Denied(denial) = answer(back, 11) else {
+        panic!("too long")
+    };
+    assert_eq!(denial.code, "guard");
+    assert_eq!(denial.rule.expect("a guard").as_str(), "back");
+    assert!(
+        answer(forth, 1_000).is_allowed(),
+        "that guard is about the request"
+    );
+}
+
+#[test]
+fn an_answer_draws_nothing_and_passes_no_block() {
+    let rate = r#"{"src": ["agent:*@*"], "dst": ["agent:*@*"], "rate": {"limit": "1/d"}}"#;
+    let Verdict::Allowed { buckets, .. } = answer(rate, 1) else {
+        panic!("allowed")
+    };
+    assert_eq!(buckets, []);
+
+    let asks = r#"{"src": ["agent:planner@*"], "dst": ["agent:*@*"],
+        "deny": {"windows": [{"days": "mon-sun", "hours": "00:00-24:00"}]}}"#;
+    assert!(
+        !answer(asks, 1).is_allowed(),
+        "the request itself may not pass now"
+    );
+    let stopped = r#"], "blocks": [{"match": ["agent:coder@gw-b"]}"#;
+    assert!(!answer(stopped, 1).is_allowed());
+}
+
+#[test]
+fn without_a_clock_what_holds_at_times_holds_never_and_what_denies_at_times_denies() {
+    let text = r#"{
+        "grants": [
+            {"src": ["agent:a@*"], "dst": ["agent:b@*"], "msg": ["send"], "valid": {"notAfter": "2100-01-01T00:00:00Z"}},
+            {"src": ["agent:a@*"], "dst": ["agent:b@*", "agent:c@*", "agent:d@*"], "msg": ["request"]},
+        ],
+        "guards": [{"src": ["agent:*@*"], "dst": ["agent:c@*"],
+            "deny": {"windows": [{"days": "mon", "hours": "00:00-00:01"}]}}],
+        "blocks": [{"match": ["agent:d@*"], "until": "2000-01-01T00:00:00Z"}],
+    }"#;
+    let (document, _) = Document::parse("policy.hujson", text).expect("the file loads");
+    let compiled = [document.clone(), document.without_clock()]
+        .map(|document| Policy::compile(&document, &nodes()));
+    let verdicts = |dst: &str, verb| {
+        compiled.each_ref().map(|policy| {
+            let agent = |name: &str| name.parse::<AgentName>().expect("an agent");
+            policy.allows(&MessageRequest {
+                src: (id(1), &agent("a")),
+                dst: (id(2), &agent(dst)),
+                verb,
+                at: NOW,
+                bytes: None,
+            })
+        })
+    };
+
+    assert_eq!(verdicts("b", Verb::Send), [true, false]);
+    assert_eq!(verdicts("c", Verb::Request), [true, false]);
+    assert_eq!(verdicts("d", Verb::Request), [true, false]);
+    assert_eq!(
+        verdicts("b", Verb::Request),
+        [true, true],
+        "that asks no clock"
+    );
+}

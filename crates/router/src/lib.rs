@@ -12,7 +12,9 @@
 //! lost has a name (a [`Failure`]) and a place (the dead letters). Every queue has a bound.
 //!
 //! A message on its way: `Storing ─fsync► Queued ─offer► InFlight ─Stored► Sent`, and in the inbox:
-//! `Storing ─fsync► Ready ─shown► Held ─ack► Settling ─fsync► known again, never shown`.
+//! `Storing ─fsync► Ready ─shown► Held ─ack► Settling ─fsync► known again, never shown`. A reply that
+//! somebody waits for is handed over while it is `Storing`, which acks it; its sender hears *stored*
+//! after the fsync as ever, and until then keeps it.
 #![forbid(unsafe_code)]
 
 pub mod limits;
@@ -20,6 +22,7 @@ pub mod limits;
 mod clock;
 mod inbox;
 mod outbox;
+mod rates;
 mod receiver;
 mod restore;
 mod router;
@@ -33,5 +36,6 @@ pub use rows::{
     DeadRow, InboxRow, Known, Letter, OutboxRow, Row, RowId, Sent, Subject, Table, Write,
 };
 pub use words::{
-    Agent, Answer, Authority, Delivery, DeliveryKind, Draft, Failure, Refusal, State, Status,
+    Agent, Answer, Authority, BLOCKED, CUT_OFF, Delivery, DeliveryKind, Draft, Failure, Refusal,
+    State, Status, cause_of,
 };

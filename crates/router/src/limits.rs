@@ -63,3 +63,8 @@ pub const RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long an offer may stay unanswered on a stream that is up, before it is offered again. Proposed
 /// by us: far above an fsync on a busy SD card, so that it means a lost answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a reply that its asker has already may wait for an fsync to share. Its sender keeps it for
+/// that long, and a crash within it shows the reply once more. Proposed by us: longer than an agent
+/// that asks again needs, shorter than anybody notices.
+pub const LATE: Duration = Duration::from_millis(50);

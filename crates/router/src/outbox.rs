@@ -18,7 +18,8 @@ use crate::rows::{RowId, Sent};
 /// All messages from local agents.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    pub(crate) messages: BTreeMap<RowId, Outgoing>,
+    /// Boxed: half a kilobyte each, and a map in order of arrival is half empty in its leaves.
+    pub(crate) messages: BTreeMap<RowId, Box<Outgoing>>,
     pub(crate) by_key: BTreeMap<MessageKey, RowId>,
     pub(crate) lanes: BTreeMap<LaneId, Lane>,
     pub(crate) lane_ids: BTreeMap<LaneKey, LaneId>,
@@ -41,6 +42,8 @@ pub(crate) struct Outgoing {
     pub(crate) open: bool,
     /// Its time to live has passed; what is left is to forget it.
     pub(crate) expired: bool,
+    /// Its reply was handed over before it was stored.
+    pub(crate) handed_over: bool,
 }
 
 /// Where a message is.
@@ -72,6 +75,8 @@ pub(crate) struct Lane {
     pub(crate) flying: usize,
     /// Nacks and silences in a row.
     pub(crate) attempts: u32,
+    /// At most so many in flight: after a throttle one, and twice as many with each that is stored.
+    pub(crate) window: usize,
     /// Not before this.
     pub(crate) due: Option<Instant>,
     /// What is in flight should be answered by then.
@@ -186,7 +191,7 @@ impl Outbox {
         lane.flying += 1;
         lane.answer_by.get_or_insert(now + limits::ANSWER_WITHIN);
         peer.flying_rows += 1;
-        peer.flying_bytes += self.messages.get(&row).map_or(0, Outgoing::size);
+        peer.flying_bytes += self.messages.get(&row).map_or(0, |message| message.size());
         self.refresh(id);
         Some((row, after, id))
     }
@@ -231,7 +236,7 @@ impl Outbox {
         let peer = self.peers.entry(lane.key.node).or_default();
         for row in lane.queue.range(from..lane.flying) {
             peer.flying_rows -= 1;
-            peer.flying_bytes -= self.messages.get(row).map_or(0, Outgoing::size);
+            peer.flying_bytes -= self.messages.get(row).map_or(0, |message| message.size());
         }
         lane.flying = from;
         if from == 0 {
@@ -246,9 +251,7 @@ impl Outbox {
             return;
         };
         let peer = self.peers.entry(lane.key.node).or_default();
-        let ready = lane
-            .due
-            .is_none()
+        let ready = (lane.due.is_none() && lane.flying < lane.window)
             .then(|| lane.queue.get(lane.flying).copied())
             .flatten();
         if ready != lane.ready {
@@ -292,6 +295,7 @@ impl Lane {
             queue: VecDeque::new(),
             flying: 0,
             attempts: 0,
+            window: usize::MAX,
             due: None,
             answer_by: None,
             timer: None,

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use identity::{AgentAddress, NodeId};
-use policy::Verdict;
+use policy::{Bucket, Verdict};
 use wire::message::{Kind, MAX_BODY, MessageFrame, MessageKey, Nack, Stage};
 use wire::{Envelope, InstanceId, MessageId};
 
 use crate::inbox::{Content, Holder, PairKey, Phase};
 use crate::limits;
+use crate::rates::Drawn;
 use crate::router::{Event, HolderId, Pending, Router, Ticket, Timer, waiting};
 use crate::rows::{DeadRow, InboxRow, Letter, Row, RowId, Subject, Table, Write, content_hash};
 use crate::sender::is_content_type;
@@ -16,17 +17,20 @@ use crate::words::{Agent, Delivery, DeliveryKind, Failure, Refusal, State};
 
 /// What the receiver does with an offer.
 enum Judged {
-    /// Keeps it: the agent, and the request that it answers.
+    /// Keeps it: the agent, the request that it answers, and what rate guards take for it.
     Keep {
         owner: Agent,
         from: AgentAddress,
         answers: Option<RowId>,
+        buckets: Vec<Bucket>,
     },
     /// Has it, or had it.
     Had,
     /// Has it on the way to the disk; the answer comes with that.
     Coming,
     Refuse(Nack),
+    /// Refuses it by this gateway's policy: why in full is for people here alone.
+    Deny(Failure),
 }
 
 impl Router {
@@ -170,9 +174,12 @@ impl Router {
     /// The reply reached whoever waited for it: as good as acked.
     pub fn handle_answer_taken(&mut self, request: MessageKey, now: Instant) {
         self.now = now;
-        let Some((row, _)) = self.reply_to(request) else {
+        let Some((row, phase)) = self.reply_to(request) else {
             return;
         };
+        if phase == Phase::Storing {
+            return self.taken_early(request, row);
+        }
         let Some((letter, known)) = self.inbox.settle(row, false) else {
             return;
         };
@@ -197,8 +204,10 @@ impl Router {
         {
             message.watched = false;
         }
-        if let Some((row, _)) = self.reply_to(request) {
-            self.show_again(row);
+        match self.reply_to(request) {
+            Some((row, Phase::Storing)) => self.left_early(request, row),
+            Some((row, _)) => self.show_again(row),
+            None => {}
         }
     }
 
@@ -210,20 +219,34 @@ impl Router {
                 owner,
                 from,
                 answers,
-            } => {
-                self.keep(peer, envelope, hash, owner, from, answers);
-            }
+                buckets,
+            } => match self.rates.draw(peer, &buckets, self.now) {
+                Ok(drawn) => self.keep(peer, envelope, hash, owner, from, answers, drawn),
+                Err(wait) => {
+                    self.counters.throttled += 1;
+                    let ms = wait.as_nanos().div_ceil(1_000_000);
+                    let retry_after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
+                    let nack = Nack::Throttled { retry_after_ms };
+                    self.refuse(peer, key, nack, Failure::of_nack(nack));
+                }
+            },
             Judged::Had => {
                 self.counters.duplicates += 1;
                 self.send_frame(peer, MessageFrame::Stored { key });
             }
             Judged::Coming => self.counters.duplicates += 1,
-            Judged::Refuse(nack) => self.refuse(peer, key, nack),
+            Judged::Refuse(nack) => self.refuse(peer, key, nack, Failure::of_nack(nack)),
+            Judged::Deny(why) => {
+                let nack = why.denial_nack().unwrap_or(Nack::Denied);
+                self.refuse(peer, key, nack, why);
+            }
         }
     }
 
-    /// Only what is judged `Keep` enters the dedupe set. What came before is answered as before,
-    /// whatever the policy says by now: its sender asks about a message that is here.
+    /// Only what is judged `Keep` enters the dedupe set, and draws from buckets: a message that was
+    /// here before, or may not pass for any other reason, draws nothing. What came before is
+    /// answered as before, whatever the policy says by now: its sender asks about a message that is
+    /// here.
     fn judge_offer(&mut self, peer: NodeId, it: &Envelope, after: u64, hash: [u8; 16]) -> Judged {
         if let Some(row) = self.inbox.by_key.get(&(peer, it.key())) {
             let entry = self.inbox.entries.get(row);
@@ -252,9 +275,12 @@ impl Router {
         let Some(node) = self.authority.name_of(&peer) else {
             return Judged::Refuse(Nack::Denied);
         };
-        if let Verdict::Denied(_) = self.judge((peer, &it.from), (self.node, &it.to), &it.kind) {
-            return Judged::Refuse(Nack::Denied);
-        }
+        let bytes = Some(it.body.len());
+        let verdict = self.judge((peer, &it.from), (self.node, &it.to), &it.kind, bytes);
+        let buckets = match verdict {
+            Verdict::Allowed { buckets, .. } => buckets,
+            Verdict::Denied(denial) => return Judged::Deny(Failure::denied(denial)),
+        };
         let mailbox = self
             .inbox
             .names
@@ -290,6 +316,7 @@ impl Router {
                     owner,
                     from,
                     answers,
+                    buckets,
                 }
             }
             Err(nack) => Judged::Refuse(nack),
@@ -384,6 +411,10 @@ impl Router {
         (open && sent.node == peer && sent.to.agent == *from).then_some(row)
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one judgement, used once"
+    )]
     fn keep(
         &mut self,
         peer: NodeId,
@@ -392,6 +423,7 @@ impl Router {
         owner: Agent,
         from: AgentAddress,
         answers: Option<RowId>,
+        drawn: Drawn,
     ) {
         let expires = self
             .clock
@@ -417,14 +449,21 @@ impl Router {
             shown: 0,
             strikes: 0,
         };
-        let mut also = Vec::new();
         if let Some(request) = answers
             && let Some(message) = self.outbox.messages.get_mut(&request)
         {
             // From here on no other reply is the one; taken back if this cannot be stored.
             message.sent.reply = Some(letter.key.id);
+            // It may have been handed over before, and not stored.
+            let before = message.handed_over || request < self.first_row;
+            let mut letter = letter;
+            letter.shown = u32::from(before);
+            if message.watched {
+                return self.answer_early(letter, expires, request);
+            }
+            return self.put_letter(letter, expires, answers, drawn);
         }
-        self.put_letter(letter, expires, answers, &mut also);
+        self.put_letter(letter, expires, answers, drawn);
     }
 
     fn put_letter(
@@ -432,14 +471,121 @@ impl Router {
         letter: Letter,
         expires: Instant,
         answers: Option<RowId>,
-        also: &mut Vec<Write>,
+        drawn: Drawn,
     ) {
         let row = self.new_row();
-        let mut writes = vec![Write::Put(row, waiting(&letter))];
-        writes.append(also);
+        let writes = vec![Write::Put(row, waiting(&letter))];
         self.inbox.insert(row, letter, Phase::Storing, expires);
         self.timers.insert((expires, Timer::Incoming(row)));
-        self.store(writes, Pending::Receive { row, answers });
+        let pending = Pending::Receive {
+            row,
+            answers,
+            drawn,
+        };
+        self.store(writes, pending);
+    }
+
+    /// Hands a reply to whoever waits for it, and lets the disk wait: its sender keeps it until it
+    /// hears that it is stored here. The shell says at once whether somebody took it.
+    fn answer_early(&mut self, mut letter: Letter, expires: Instant, request: RowId) {
+        let Some(key) = self.outbox.messages.get(&request).map(|it| it.key()) else {
+            return;
+        };
+        let row = self.new_row();
+        letter.shown = letter.shown.saturating_add(1);
+        let delivery = letter.delivery();
+        self.inbox.insert(row, letter, Phase::Storing, expires);
+        self.timers.insert((expires, Timer::Incoming(row)));
+        self.answer(key, delivery);
+    }
+
+    /// The asker has it: as good as acked. Reply and request settle in one store, which goes with
+    /// the next that somebody waits for.
+    fn taken_early(&mut self, request: MessageKey, row: RowId) {
+        let (Some(asked), Some(entry)) = (
+            self.outbox.by_key.get(&request).copied(),
+            self.inbox.entries.get(&row),
+        ) else {
+            return;
+        };
+        let Some(known) = entry.letter().map(|(letter, _)| letter.known(false)) else {
+            return;
+        };
+        let mut writes = vec![Write::Put(row, Row::Inbox(InboxRow::Known(known)))];
+        self.done_early(asked, &mut writes);
+        let ticket = self.new_ticket();
+        let late = Pending::Late {
+            row,
+            request: asked,
+        };
+        self.pending.insert(ticket, late);
+        self.store_some_time(writes);
+        self.counters.shown += 1;
+        if self.late.is_none() {
+            let at = self.now + limits::LATE;
+            self.late = Some(at);
+            self.timers.insert((at, Timer::Late));
+        }
+    }
+
+    /// Nobody was there: it is stored as any letter is, and nobody has been shown it.
+    fn left_early(&mut self, request: MessageKey, row: RowId) {
+        let Some(entry) = self.inbox.entries.get_mut(&row) else {
+            return;
+        };
+        let Content::Letter { letter, .. } = &mut entry.content else {
+            return;
+        };
+        letter.shown = letter.shown.saturating_sub(1);
+        let writes = vec![Write::Put(row, waiting(letter))];
+        let answers = self.outbox.by_key.get(&request).copied();
+        // What was drawn for it stays drawn, also if the disk fails now: then it comes again.
+        let drawn = Drawn::default();
+        let pending = Pending::Receive {
+            row,
+            answers,
+            drawn,
+        };
+        self.store(writes, pending);
+    }
+
+    pub(crate) fn late_timer(&mut self) {
+        self.late = None;
+        let waits = |pending: &Pending| matches!(pending, Pending::Late { .. });
+        if self.pending.values().any(waits) {
+            self.store(Vec::new(), Pending::Flush);
+        }
+    }
+
+    /// What the asker has is on disk now: told to its sender, never shown again.
+    pub(crate) fn received_late(&mut self, row: RowId) {
+        let Some((letter, _)) = self.inbox.settle(row, false) else {
+            return;
+        };
+        let pair = self.inbox.pairs.entry(letter.pair_key()).or_default();
+        if letter.sequence > pair.high {
+            (pair.high, pair.last) = (letter.sequence, Some(row));
+        }
+        self.counters.received += 1;
+        self.counters.acked += 1;
+        let mut writes = Vec::new();
+        self.trim_known(&letter.node, &mut writes);
+        self.store_some_time(writes);
+        let key = letter.key;
+        self.send_frame(letter.node, MessageFrame::Stored { key });
+        let stage = Stage::Done;
+        self.send_frame(letter.node, MessageFrame::Progress { key, stage });
+    }
+
+    /// What the asker has is not on disk: its sender offers it again, and then it may come twice.
+    pub(crate) fn late_failed(&mut self, row: RowId, request: RowId) {
+        self.undo_early(request);
+        self.receive_failed(row, Some(request));
+        // An earlier commit than the one that failed may have taken it along.
+        let mut writes = vec![Write::Delete(Table::Inbox, row)];
+        let asked = self.outbox.messages.get(&request);
+        writes.extend(asked.map(|asked| Write::Put(request, asked.row())));
+        self.store_some_time(writes);
     }
 
     /// Tells the owner of a message, in its inbox, that it came to nothing.
@@ -484,11 +630,12 @@ impl Router {
             shown: 0,
             strikes: 0,
         };
-        self.put_letter(letter, self.now + limits::MAX_TTL, None, &mut Vec::new());
+        self.put_letter(letter, self.now + limits::MAX_TTL, None, Drawn::default());
     }
 
-    /// The letter is on disk: told to its sender, shown to its agent.
-    pub(crate) fn received(&mut self, row: RowId, answers: Option<RowId>) {
+    /// The letter is on disk: told to its sender, shown to its agent. `doubted` where the world
+    /// changed meanwhile.
+    pub(crate) fn received(&mut self, row: RowId, answers: Option<RowId>, doubted: bool) {
         let Some(entry) = self.inbox.entries.get_mut(&row) else {
             return;
         };
@@ -516,6 +663,12 @@ impl Router {
                 self.answer_from_inbox(owner, request.id, key.id);
             }
         }
+        if doubted
+            && self.is_ready(row)
+            && let Some(refused) = self.refusal_now(row)
+        {
+            self.give_up(row, refused);
+        }
         self.to_serve.insert(owner);
     }
 
@@ -536,7 +689,8 @@ impl Router {
             self.counters.notices_dropped += 1;
             return;
         }
-        self.refuse(letter.node, letter.key, Nack::Full);
+        let full = Failure::of_nack(Nack::Full);
+        self.refuse(letter.node, letter.key, Nack::Full, full);
     }
 
     /// Shows a reply to whoever waits for it, where it may still be shown.
@@ -632,7 +786,8 @@ impl Router {
             Subject::Failure { .. } => return None,
         };
         let dst = (self.node, &letter.owner.name);
-        Some(self.judge((letter.node, &letter.from.agent), dst, &kind))
+        let bytes = Some(letter.body.len());
+        Some(self.judge((letter.node, &letter.from.agent), dst, &kind, bytes))
     }
 
     fn show(&mut self, row: RowId, holder: HolderId, hold: Option<Duration>) -> Option<Delivery> {
@@ -765,7 +920,8 @@ impl Router {
         }
     }
 
-    /// The policy or the members changed: what they do not allow any longer is not kept.
+    /// The policy or the members changed: what they do not allow any longer is not kept, and
+    /// nobody works on for an answer that may not leave.
     pub(crate) fn judge_incoming_again(&mut self) {
         let ready = self
             .inbox
@@ -775,6 +931,21 @@ impl Router {
         for row in ready.copied().collect::<Vec<_>>() {
             if let Some(refused) = self.refusal_now(row) {
                 self.give_up(row, refused);
+            }
+        }
+        let held = self.inbox.entries.iter().filter(|(_, entry)| {
+            entry.letter().is_some_and(|(letter, phase)| {
+                letter.subject == Subject::Request && matches!(phase, Phase::Held { .. })
+            })
+        });
+        for row in held.map(|(row, _)| *row).collect::<Vec<_>>() {
+            let letter = self.inbox.entries.get(&row).and_then(|it| it.letter());
+            let verdict = letter.and_then(|(letter, _)| self.verdict_on_letter(letter));
+            if let Some(Verdict::Denied(denial)) = verdict
+                // Its sender may be a member again before the answer is made.
+                && denial.code != "unknown_node"
+            {
+                self.give_up(row, Failure::denied(denial));
             }
         }
         self.to_serve.extend(self.inbox.mailboxes.keys().copied());
@@ -817,16 +988,13 @@ impl Router {
             error: error.clone(),
         });
         if !notice {
-            let frame = match &*error.code {
-                "denied" => MessageFrame::Refused {
-                    key,
-                    nack: Nack::Denied,
-                },
-                "expired" => MessageFrame::Refused {
+            let frame = match (&*error.code, error.denial_nack()) {
+                (_, Some(nack)) => MessageFrame::Refused { key, nack },
+                ("expired", _) => MessageFrame::Refused {
                     key,
                     nack: Nack::Expired,
                 },
-                "agent_removed" => MessageFrame::Refused {
+                ("agent_removed", _) => MessageFrame::Refused {
                     key,
                     nack: Nack::UnknownAgent,
                 },
@@ -925,13 +1093,13 @@ impl Router {
         }
     }
 
-    fn refuse(&mut self, peer: NodeId, key: MessageKey, nack: Nack) {
+    fn refuse(&mut self, peer: NodeId, key: MessageKey, nack: Nack, error: Failure) {
         self.counters.refused_peers += 1;
         if nack.is_final() {
             self.event(Event::Refused {
                 node: peer,
                 key,
-                error: Failure::of_nack(nack),
+                error,
             });
         }
         self.send_frame(peer, MessageFrame::Refused { key, nack });

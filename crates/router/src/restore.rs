@@ -64,6 +64,10 @@ impl Router {
         }
         router.mend_requests();
         router.bury_orphans();
+        // The last word of the operator may have reached the disk and its consequences not.
+        if router.authority.has_policy() {
+            router.judge_outgoing_again();
+        }
         router
     }
 
@@ -82,7 +86,7 @@ impl Router {
         self.timers.insert((message.expires, Timer::Outgoing(row)));
         self.outbox.by_key.insert(message.key(), row);
         let node = message.sent.node;
-        self.outbox.messages.insert(row, message);
+        self.outbox.messages.insert(row, Box::new(message));
         self.outbox.enqueue(row);
         self.to_pump.insert(node);
     }
@@ -111,8 +115,9 @@ impl Router {
             watched: false,
             open,
             expired: false,
+            handed_over: false,
         };
-        self.outbox.messages.insert(row, message);
+        self.outbox.messages.insert(row, Box::new(message));
     }
 
     fn restore_letter(&mut self, row: RowId, mut letter: Letter) {

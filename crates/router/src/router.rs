@@ -13,6 +13,7 @@ use crate::clock::{Clock, Dice};
 use crate::inbox::{Content, Inbox, Mailbox, Phase};
 use crate::limits;
 use crate::outbox::{LaneId, Outbox, Place, Usage};
+use crate::rates::{Drawn, Rates};
 use crate::rows::{DeadRow, InboxRow, Letter, OutboxRow, Row, RowId, Table, Write};
 use crate::words::{Agent, Authority, Delivery, Failure, Refusal, Status};
 
@@ -26,12 +27,20 @@ pub struct Router {
     pub(crate) authority: Arc<dyn Authority + Send + Sync>,
     pub(crate) outbox: Outbox,
     pub(crate) inbox: Inbox,
+    /// What the rate guards let pass, of what comes in.
+    pub(crate) rates: Rates,
     pub(crate) counters: Counters,
     next_row: u64,
+    /// Rows below are from before this start.
+    pub(crate) first_row: RowId,
     next_ticket: u64,
+    /// What was handed to the disk before this was judged by an earlier authority.
+    judged_from: Ticket,
     /// Stores that somebody waits for, in the order in which they were asked for.
     pub(crate) pending: BTreeMap<Ticket, Pending>,
     pub(crate) timers: BTreeSet<(Instant, Timer)>,
+    /// When [`Timer::Late`] is set.
+    pub(crate) late: Option<Instant>,
     /// Peers and mailboxes that may have something to do.
     pub(crate) to_pump: BTreeSet<NodeId>,
     pub(crate) to_serve: BTreeSet<InstanceId>,
@@ -132,7 +141,7 @@ pub enum Event {
         node: NodeId,
         /// The message.
         key: MessageKey,
-        /// Why.
+        /// Why, in full: the node itself is told the code alone.
         error: Failure,
     },
     /// A stored message to a local agent was given up.
@@ -175,6 +184,8 @@ pub struct Counters {
     pub duplicates: u64,
     /// Messages from peers that were refused.
     pub refused_peers: u64,
+    /// The part of them that a rate guard of the policy made wait.
+    pub throttled: u64,
     /// Times that a message was shown.
     pub shown: u64,
     /// Acks.
@@ -204,6 +215,8 @@ pub struct Stats {
     pub inbox_bytes: usize,
     /// Dead letters.
     pub dead_rows: usize,
+    /// Token buckets that are kept.
+    pub buckets: usize,
     /// Messages that wait for each peer.
     pub queued: Vec<(NodeId, usize)>,
 }
@@ -213,8 +226,14 @@ pub struct Stats {
 pub(crate) enum Pending {
     /// A message of a local agent; for a reply also the letter that it acks.
     Accept { row: RowId, acks: Option<RowId> },
-    /// A message from a peer, and the request that it answers.
-    Receive { row: RowId, answers: Option<RowId> },
+    /// A reply that its asker has already, and the request that it answers.
+    Late { row: RowId, request: RowId },
+    /// A message from a peer, the request that it answers, and what rate guards took for it.
+    Receive {
+        row: RowId,
+        answers: Option<RowId>,
+        drawn: Drawn,
+    },
     /// An ack alone.
     Ack { row: RowId },
     /// Nothing but that everything before it is stored.
@@ -230,6 +249,8 @@ pub(crate) enum Timer {
     /// A message to a local agent: first its time to live, then its memory.
     Incoming(RowId),
     Hold(RowId),
+    /// What was handed over before it was stored has waited for company long enough.
+    Late,
 }
 
 impl Router {
@@ -256,9 +277,13 @@ impl Router {
             authority,
             outbox,
             inbox: Inbox::default(),
+            rates: Rates::default(),
             counters: Counters::default(),
             next_row: first_row.0.max(1),
+            first_row,
+            late: None,
             next_ticket: 1,
+            judged_from: Ticket(0),
             pending: BTreeMap::new(),
             timers: BTreeSet::new(),
             to_pump: BTreeSet::new(),
@@ -329,13 +354,15 @@ impl Router {
         self.event(Event::AgentGone { instance });
     }
 
-    /// The policy or the members changed: everything that waits is judged again.
+    /// The policy or the members changed: everything that waits, is in flight or is open is judged
+    /// again, and ends now if it is not allowed.
     pub fn set_authority(&mut self, authority: Arc<dyn Authority + Send + Sync>, now: Instant) {
         self.now = now;
         self.authority = authority;
         if !self.authority.has_policy() {
             return;
         }
+        self.judged_from = Ticket(self.next_ticket);
         self.judge_outgoing_again();
         self.judge_incoming_again();
     }
@@ -389,9 +416,11 @@ impl Router {
             .first_entry()
             .filter(|first| *first.key() <= up_to)
         {
+            let doubted = *first.key() < self.judged_from;
             match first.remove() {
-                Pending::Accept { row, acks } => self.accepted(row, acks),
-                Pending::Receive { row, answers } => self.received(row, answers),
+                Pending::Accept { row, acks } => self.accepted(row, acks, doubted),
+                Pending::Receive { row, answers, .. } => self.received(row, answers, doubted),
+                Pending::Late { row, .. } => self.received_late(row),
                 Pending::Ack { row } => self.acked(row),
                 Pending::Flush => {}
             }
@@ -410,7 +439,15 @@ impl Router {
         {
             match first.remove() {
                 Pending::Accept { row, acks } => self.accept_failed(row, acks),
-                Pending::Receive { row, answers } => self.receive_failed(row, answers),
+                Pending::Receive {
+                    row,
+                    answers,
+                    drawn,
+                } => {
+                    self.rates.give_back(drawn);
+                    self.receive_failed(row, answers);
+                }
+                Pending::Late { row, request } => self.late_failed(row, request),
                 Pending::Ack { row } => self.ack_failed(row),
                 Pending::Flush => {}
             }
@@ -428,6 +465,7 @@ impl Router {
                 Timer::Dial(peer) => self.dial_timer(peer),
                 Timer::Incoming(row) => self.incoming_timer(row, first.0),
                 Timer::Hold(row) => self.hold_timer(row),
+                Timer::Late => self.late_timer(),
             }
         }
     }
@@ -491,6 +529,7 @@ impl Router {
                 .values()
                 .map(|usage| usage.dead.len())
                 .sum(),
+            buckets: self.rates.count(),
             queued: self.queued(),
         }
     }

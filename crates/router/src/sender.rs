@@ -13,7 +13,7 @@ use crate::limits;
 use crate::outbox::{LaneId, LaneKey, Outgoing, Place};
 use crate::router::{Accept, Event, Pending, Router, Timer};
 use crate::rows::{DeadRow, InboxRow, Row, RowId, Sent, Subject, Table, Write, content_hash};
-use crate::words::{Agent, Answer, Draft, Failure, Refusal, State, Status};
+use crate::words::{Agent, Answer, CUT_OFF, Draft, Failure, Refusal, State, Status};
 
 impl Router {
     /// Takes a message of a local agent. It is accepted once the ticket is stored; handing in the
@@ -107,7 +107,9 @@ impl Router {
             .node_named(&draft.to.node)
             .ok_or_else(|| Refusal::UnknownGateway(draft.to.node.clone()))?;
         let src = (self.node, &envelope.from);
-        match self.judge(src, (node, &envelope.to), &envelope.kind) {
+        let bytes = Some(envelope.body.len());
+        match self.judge(src, (node, &envelope.to), &envelope.kind, bytes) {
+            // What rate guards take, they take where the message arrives.
             Verdict::Allowed { .. } => {}
             Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
         }
@@ -171,19 +173,21 @@ impl Router {
         if expired {
             return Err(Refusal::Expired);
         }
+        // Before what stands open: a request that a kill ended is no longer, and that is why.
+        match self.judge(
+            (self.node, &envelope.from),
+            (node, &envelope.to),
+            &envelope.kind,
+            Some(envelope.body.len()),
+        ) {
+            Verdict::Allowed { .. } => {}
+            Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
+        }
         if answered || !open {
             return Err(Refusal::NotOpen);
         }
         if envelope.depth > limits::MAX_DEPTH {
             return Err(Refusal::Loop);
-        }
-        match self.judge(
-            (self.node, &envelope.from),
-            (node, &envelope.to),
-            &envelope.kind,
-        ) {
-            Verdict::Allowed { .. } => {}
-            Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
         }
         self.check_new(&envelope)?;
         Ok(self.accept(node, to, envelope, hash, Some(row)))
@@ -248,7 +252,7 @@ impl Router {
             writes.extend(self.begin_answer(acked));
         }
         let key = envelope.key();
-        let mut message = Outgoing::new(node, to, envelope, hash, expires);
+        let mut message = Box::new(Outgoing::new(node, to, envelope, hash, expires));
         writes.insert(0, Write::Put(row, message.row()));
         let ticket = self.store(writes, Pending::Accept { row, acks });
         message.place = Place::Storing(ticket);
@@ -281,8 +285,8 @@ impl Router {
         }
     }
 
-    /// The message is on disk: accepted.
-    pub(crate) fn accepted(&mut self, row: RowId, acks: Option<RowId>) {
+    /// The message is on disk: accepted. `doubted` where the world changed meanwhile.
+    pub(crate) fn accepted(&mut self, row: RowId, acks: Option<RowId>, doubted: bool) {
         if let Some(acked) = acks {
             self.settle_answered(acked);
         }
@@ -294,6 +298,9 @@ impl Router {
         self.outbox.enqueue(row);
         self.to_pump.insert(node);
         self.event(Event::Accepted { key, node });
+        if doubted {
+            self.judge_row_again(row);
+        }
     }
 
     /// The message is not on disk: nothing was accepted, and nothing acked.
@@ -412,6 +419,22 @@ impl Router {
         self.lane_changed(id);
     }
 
+    /// The receiver said when there is room for this message, the first of its lane: not before
+    /// and not long after. What a policy there gives back earlier is found within a minute.
+    fn wait_for_token(&mut self, id: LaneId, row: RowId, wait: Duration) {
+        if let Some(lane) = self.outbox.lanes.get_mut(&id) {
+            lane.due = Some(self.now + wait.min(limits::RETRY_MAX));
+        }
+        self.outbox.refresh(id);
+        self.lane_changed(id);
+        let message = self.outbox.messages.get_mut(&row);
+        if let Some(message) = message.filter(|it| it.sent.error.is_none()) {
+            let nack = Nack::Throttled { retry_after_ms: 0 };
+            message.sent.error = Some(Failure::of_nack(nack));
+            self.changed(row);
+        }
+    }
+
     /// The message of that key, where `peer` is the node that it was sent to: nobody else's word
     /// about it counts.
     fn settled_by(&mut self, peer: NodeId, key: MessageKey) -> Option<RowId> {
@@ -449,11 +472,14 @@ impl Router {
             return;
         };
         message.sent.state = state;
+        // It waits no longer.
+        message.sent.error = None;
         let node = message.sent.node;
-        self.leave_lane(row, lane);
         if let Some(lane) = self.outbox.lanes.get_mut(&lane) {
             lane.attempts = 0;
+            lane.window = lane.window.saturating_mul(2);
         }
+        self.leave_lane(row, lane);
         self.counters.stored_there += 1;
         let put = self
             .outbox
@@ -552,8 +578,9 @@ impl Router {
                 }
             }
             Nack::Throttled { retry_after_ms } => {
+                lane.window = 1;
                 self.call_back(id, row, 0);
-                self.back_off(id, Duration::from_millis(retry_after_ms.into()));
+                self.wait_for_token(id, row, Duration::from_millis(retry_after_ms.into()));
             }
             _ => {
                 self.call_back(id, row, 0);
@@ -580,7 +607,7 @@ impl Router {
 
     /// A nack in words; where it is ours to say which grant is missing, we do.
     fn explain(&self, row: RowId, nack: Nack) -> Failure {
-        if nack == Nack::Denied
+        if matches!(nack, Nack::Denied | Nack::Blocked)
             && let Some(Verdict::Denied(denial)) = self.verdict_on(row)
         {
             return Failure::denied(denial);
@@ -655,6 +682,40 @@ impl Router {
         self.stored_there(row, State::Done);
     }
 
+    /// The answer to a request is with its asker, and not yet stored: done, if the disk agrees.
+    pub(crate) fn done_early(&mut self, row: RowId, writes: &mut Vec<Write>) {
+        self.close_request(row);
+        let Some(message) = self.outbox.messages.get_mut(&row) else {
+            return;
+        };
+        (message.sent.state, message.handed_over) = (State::Done, true);
+        if let Place::Lane(lane) = message.place {
+            // Whoever answers it has it, even where word of that is still on its way.
+            self.leave_lane(row, lane);
+            if let Some(lane) = self.outbox.lanes.get_mut(&lane) {
+                lane.attempts = 0;
+            }
+            self.counters.stored_there += 1;
+        }
+        if let Some(message) = self.outbox.messages.get(&row) {
+            writes.push(Write::Put(row, message.row()));
+        }
+        self.trim_sent(row, writes);
+        self.changed(row);
+    }
+
+    /// The disk did not: the request waits for its answer as before.
+    pub(crate) fn undo_early(&mut self, row: RowId) {
+        let Some(message) = self.outbox.messages.get_mut(&row) else {
+            return;
+        };
+        if message.sent.state == State::Done && !message.open && !message.expired {
+            (message.sent.state, message.open) = (State::Stored, true);
+            let usage = self.outbox.usage.entry(message.sent.instance).or_default();
+            usage.open += 1;
+        }
+    }
+
     pub(crate) fn outgoing_timer(&mut self, row: RowId, at: Instant) {
         let Some(message) = self
             .outbox
@@ -682,29 +743,45 @@ impl Router {
         }
     }
 
-    /// The policy changed: what it denies now need not wait for the receiver to say so.
+    /// The policy or the members changed: what is denied now, in flight or not, ends here and need
+    /// not wait for the receiver to say so; and nobody waits for an answer that may not come.
     pub(crate) fn judge_outgoing_again(&mut self) {
-        let lanes: Vec<LaneId> = self.outbox.lanes.keys().copied().collect();
-        for id in lanes {
-            let Some(lane) = self.outbox.lanes.get(&id) else {
-                continue;
-            };
-            let waiting: Vec<RowId> = lane.queue.iter().skip(lane.flying).copied().collect();
-            self.to_pump.insert(lane.key.node);
-            for row in waiting {
-                // Who is no member now may be one again; its time to live decides.
-                if let Some(Verdict::Denied(denial)) = self.verdict_on(row)
-                    && denial.code != "unknown_node"
-                {
-                    self.fail(row, Failure::denied(denial));
-                }
-            }
+        self.to_pump
+            .extend(self.outbox.lanes.values().map(|lane| lane.key.node));
+        let unsettled = |message: &Outgoing| match message.place {
+            Place::Lane(_) => true,
+            Place::Settled => message.open,
+            // Judged when its store is done.
+            Place::Storing(_) => false,
+        };
+        let rows = self.outbox.messages.iter();
+        let rows = rows.filter(|(_, message)| unsettled(message));
+        for row in rows.map(|(row, _)| *row).collect::<Vec<_>>() {
+            self.judge_row_again(row);
         }
     }
 
+    fn judge_row_again(&mut self, row: RowId) {
+        let Some(Verdict::Denied(denial)) = self.verdict_on(row) else {
+            return;
+        };
+        let open = self.outbox.messages.get(&row).is_some_and(|it| it.open);
+        let parked = match denial.code {
+            // Who is no member now may be one again; its time to live decides.
+            "unknown_node" => true,
+            CUT_OFF => !open,
+            _ => false,
+        };
+        if !parked {
+            self.fail(row, Failure::denied(denial));
+        }
+    }
+
+    /// The body counts until the receiver has it: then only the way back matters.
     fn verdict_on(&self, row: RowId) -> Option<Verdict> {
         let sent = &self.outbox.messages.get(&row)?.sent;
         let envelope = self.outbox.messages.get(&row)?.envelope.as_ref();
+        let bytes = envelope.map(|it| it.body.len());
         let kind = envelope.map_or(
             if sent.expects_reply {
                 Kind::Request
@@ -713,33 +790,40 @@ impl Router {
             },
             |it| it.kind,
         );
-        Some(self.judge((self.node, &sent.from), (sent.node, &sent.to.agent), &kind))
+        let (src, dst) = ((self.node, &sent.from), (sent.node, &sent.to.agent));
+        Some(self.judge(src, dst, &kind, bytes))
     }
 
-    /// The policy's word. A reply rides the grant of its request: the same question the other way.
+    /// The policy's word. A reply rides the grant of its request, the same question the other way;
+    /// its size is a question about its own way.
     pub(crate) fn judge(
         &self,
         src: (NodeId, &AgentName),
         dst: (NodeId, &AgentName),
         kind: &Kind,
+        bytes: Option<usize>,
     ) -> Verdict {
-        let (src, dst, verb) = match kind {
-            Kind::Message => (src, dst, Verb::Send),
-            Kind::Request => (src, dst, Verb::Request),
-            Kind::Reply { .. } => (dst, src, Verb::Request),
-        };
-        let at = UnixTime(self.unix_ms() / 1000);
-        self.authority.authorize(&MessageRequest {
+        let request = |src, dst, verb| MessageRequest {
             src,
             dst,
             verb,
-            at,
-            bytes: None,
-        })
+            at: UnixTime(self.unix_ms() / 1000),
+            bytes: bytes.map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX)),
+        };
+        let authority = &self.authority;
+        match kind {
+            Kind::Message => authority.authorize(&request(src, dst, Verb::Send)),
+            Kind::Request => authority.authorize(&request(src, dst, Verb::Request)),
+            Kind::Reply { .. } => authority.authorize_reply(&request(dst, src, Verb::Request)),
+        }
     }
 
     fn leave_lane(&mut self, row: RowId, lane: LaneId) {
-        let size = self.outbox.messages.get(&row).map_or(0, Outgoing::size);
+        let size = self
+            .outbox
+            .messages
+            .get(&row)
+            .map_or(0, |message| message.size());
         self.outbox.remove_from_lane(row, self.now);
         self.lane_changed(lane);
         let Some(message) = self.outbox.messages.get_mut(&row) else {
@@ -869,6 +953,7 @@ impl Outgoing {
             watched: false,
             open: expects_reply,
             expired: false,
+            handed_over: false,
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct Agent {
 pub trait Authority: fmt::Debug {
     /// May the message pass?
     fn authorize(&self, request: &MessageRequest<'_>) -> Verdict;
+    /// May the answer to this request pass, whose size is that of the answer?
+    fn authorize_reply(&self, request: &MessageRequest<'_>) -> Verdict;
     /// Whether there is a policy at all. Without one nothing passes, and nothing that waits is
     /// given up either: a gateway that has just started learns its policy a moment later.
     fn has_policy(&self) -> bool;
@@ -73,7 +75,7 @@ pub enum State {
     Delivered,
     /// Acked by the agent.
     Done,
-    /// No grant allows it.
+    /// No grant allows it, or a kill forbids it.
     Denied,
     /// Its time to live passed.
     Expired,
@@ -83,6 +85,7 @@ pub enum State {
 
 /// Why something did not happen: for programs, and for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredFailure", into = "StoredFailure")]
 pub struct Failure {
     /// For programs, snake case.
     pub code: Box<str>,
@@ -90,6 +93,19 @@ pub struct Failure {
     pub reason: Box<str>,
     /// A grant that would allow it, in HuJSON, where that is what is missing.
     pub missing_grant: Option<Box<str>>,
+    /// What of the policy denied it, where it is this gateway's policy: as in [`Denial::code`].
+    pub cause: Option<Box<str>>,
+    /// The guard or the block that did.
+    pub rule: Option<Box<str>>,
+}
+
+/// A failure in a row of the spool, as rows of the first version have it: cause and rule follow the
+/// code, which has no blank in it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredFailure {
+    code: Box<str>,
+    reason: Box<str>,
+    missing_grant: Option<Box<str>>,
 }
 
 /// How a message stands.
@@ -151,7 +167,7 @@ pub enum DeliveryKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The policy has no grant for it.
+    /// The policy has no grant for it, or a kill forbids it.
     #[error("denied: {}", .0.reason)]
     Denied(Denial),
     /// No gateway of that name is in the map.
@@ -206,7 +222,7 @@ impl Refusal {
     /// The code for programs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Denied(_) => "denied",
+            Self::Denied(denial) => code_of(denial),
             Self::UnknownGateway(_) => "unknown_gateway",
             Self::UnknownAgent => "unknown_agent",
             Self::Conflict => "conflict",
@@ -229,12 +245,16 @@ impl Failure {
             code: code.into(),
             reason: reason.into(),
             missing_grant: None,
+            cause: None,
+            rule: None,
         }
     }
 
     pub(crate) fn denied(denial: Denial) -> Self {
         Self {
-            code: "denied".into(),
+            code: code_of(&denial).into(),
+            cause: Some(cause_of(&denial).into()),
+            rule: denial.rule.map(|rule| rule.as_str().into()),
             reason: denial.reason.into(),
             missing_grant: denial.missing_grant.map(Into::into),
         }
@@ -247,7 +267,14 @@ impl Failure {
                 "denied",
                 "the receiving gateway's policy has no grant for it",
             ),
-            Nack::Throttled { .. } => ("throttled", "the receiving gateway takes less at a time"),
+            Nack::Blocked => (
+                BLOCKED,
+                "the operator killed or blocked one of the two agents or its gateway",
+            ),
+            Nack::Throttled { .. } => (
+                "throttled",
+                "the receiving gateway takes less at a time; it is offered again",
+            ),
             Nack::Full => ("full", "the receiving agent's inbox is full"),
             Nack::TooLarge => (
                 "too_large",
@@ -275,9 +302,70 @@ impl Failure {
     /// The state in which such a failure leaves a message.
     pub(crate) fn state(&self) -> State {
         match &*self.code {
-            "denied" => State::Denied,
+            "denied" | BLOCKED => State::Denied,
             "expired" => State::Expired,
             _ => State::Failed,
         }
+    }
+
+    /// What the sender is told of it, where it is the policy's or the operator's word.
+    pub(crate) fn denial_nack(&self) -> Option<Nack> {
+        match &*self.code {
+            "denied" => Some(Nack::Denied),
+            BLOCKED => Some(Nack::Blocked),
+            _ => None,
+        }
+    }
+}
+
+/// A [`Denial`] of a code that means a kill, and not a grant that is missing: of the agent.
+pub const BLOCKED: &str = "blocked";
+
+/// The same of the whole gateway. What waits for it is parked, as it may come back; whoever waits
+/// for its answer is told [`BLOCKED`] at once.
+pub const CUT_OFF: &str = "cut_off";
+
+/// What of the policy or the operator's word denied it: as in [`Denial::code`], in the words of the
+/// policy file.
+pub fn cause_of(denial: &Denial) -> &'static str {
+    match denial.code {
+        CUT_OFF => BLOCKED,
+        code => code,
+    }
+}
+
+impl From<Failure> for StoredFailure {
+    fn from(failure: Failure) -> Self {
+        let code = match (&failure.cause, &failure.rule) {
+            (Some(cause), Some(rule)) => format!("{} {cause} {rule}", failure.code).into(),
+            (Some(cause), None) => format!("{} {cause}", failure.code).into(),
+            (None, _) => failure.code,
+        };
+        Self {
+            code,
+            reason: failure.reason,
+            missing_grant: failure.missing_grant,
+        }
+    }
+}
+
+impl From<StoredFailure> for Failure {
+    fn from(stored: StoredFailure) -> Self {
+        let mut words = stored.code.splitn(3, ' ').map(Box::from);
+        Self {
+            code: words.next().unwrap_or_default(),
+            cause: words.next(),
+            rule: words.next(),
+            reason: stored.reason,
+            missing_grant: stored.missing_grant,
+        }
+    }
+}
+
+/// What programs are told of a denial.
+fn code_of(denial: &Denial) -> &'static str {
+    match denial.code {
+        BLOCKED | CUT_OFF => BLOCKED,
+        _ => "denied",
     }
 }

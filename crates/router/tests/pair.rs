@@ -6,10 +6,10 @@ mod world;
 
 use std::time::Duration;
 
-use router::{Accept, DeliveryKind, Draft, Event, Refusal, State};
+use router::{Accept, DeliveryKind, Draft, Event, InboxRow, OutboxRow, Refusal, Row, State};
 use wire::MessageId;
-use wire::message::{MessageFrame, Nack};
-use world::{A, B, CLOSED, OPEN, Pair, agent, id_of, rules};
+use wire::message::{MessageFrame, Nack, Stage};
+use world::{A, B, CLOSED, Killed, OPEN, Pair, agent, id_of, killing, rules};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -72,6 +72,112 @@ fn an_ask_costs_four_fsyncs_and_its_answer_goes_to_whoever_waits() {
         pair.bodies(A).is_empty(),
         "the answer was taken, and counts as acked"
     );
+}
+
+#[test]
+fn an_awaited_answer_does_not_wait_for_the_disk_and_its_sender_does() {
+    let mut pair = Pair::new();
+
+    let id = pair.ask_until_answered();
+
+    assert_eq!(&*pair.sides[A].answers[0].1.body, b"seven");
+    assert_eq!(pair.sides[A].answers[0].1.attempt, 1);
+    assert_eq!(pair.state(id), State::Done);
+    let before = |side: &world::Side| {
+        let done =
+            |row: &Row| matches!(row, Row::Outbox(OutboxRow::Sent(it)) if it.state == State::Done);
+        side.disk.values().filter(|row| done(row)).count()
+    };
+    assert_eq!((before(&pair.sides[A]), before(&pair.sides[B])), (0, 0));
+    assert!(pair.wire[B].is_empty(), "nothing is said before the fsync");
+
+    pair.tell("next");
+    pair.sync(A); // with the next store that somebody waits for
+    pair.think(A);
+
+    assert_eq!(before(&pair.sides[A]), 1);
+    assert!(matches!(
+        pair.wire[B].make_contiguous(),
+        [
+            MessageFrame::Stored { .. },
+            MessageFrame::Progress {
+                stage: Stage::Done,
+                ..
+            },
+            MessageFrame::Offer { .. }
+        ]
+    ));
+    pair.settle();
+    assert_eq!(before(&pair.sides[B]), 1);
+}
+
+#[test]
+fn an_answer_that_was_handed_over_reaches_the_disk_without_company() {
+    let mut pair = Pair::new();
+    let id = pair.ask_until_answered();
+
+    pair.pass(router::limits::LATE);
+
+    let reply = pair.status(id).reply.expect("answered");
+    let known = |row: &Row| matches!(row, Row::Inbox(InboxRow::Known(it)) if it.key.id == reply);
+    assert!(pair.sides[A].disk.values().any(known));
+    pair.crash(A);
+    pair.settle();
+    assert_eq!(pair.state(id), State::Done);
+    assert!(pair.bodies(A).is_empty(), "it was taken, and is acked");
+}
+
+#[test]
+fn an_answer_handed_over_just_before_a_crash_comes_once_more_and_not_as_the_first() {
+    let mut pair = Pair::new();
+    let id = pair.ask_until_answered();
+
+    pair.crash(A);
+
+    let again = pair.receive(A, 10);
+    assert_eq!(again.len(), 1);
+    assert_eq!((&*again[0].body, again[0].attempt), (&b"seven"[..], 2));
+    assert_eq!(pair.state(id), State::Done);
+    pair.ack(A, again[0].id).expect("shown");
+    pair.pass(SECOND * 600);
+    assert!(pair.bodies(A).is_empty() && pair.dead(B).is_empty());
+}
+
+#[test]
+fn an_answer_handed_over_that_a_full_disk_refuses_comes_once_more_and_not_as_the_first() {
+    let mut pair = Pair::new();
+    let id = pair.ask_until_answered();
+    pair.sides[A].disk_is_full = true;
+
+    pair.pass(router::limits::LATE);
+
+    assert_eq!(pair.state(id), State::Stored, "the request is open again");
+    pair.sides[A].disk_is_full = false;
+    pair.sides[A].asker_is_gone = true;
+    pair.pass(SECOND * 600);
+    let again = pair.receive(A, 10);
+    assert_eq!(again.len(), 1);
+    assert_eq!((&*again[0].body, again[0].attempt), (&b"seven"[..], 2));
+    assert_eq!(pair.state(id), State::Done);
+    pair.ack(A, again[0].id).expect("shown");
+    pair.settle();
+    pair.crash(A);
+    assert!(pair.bodies(A).is_empty(), "nothing is shown after its ack");
+}
+
+#[test]
+fn an_answer_whose_asker_is_gone_is_stored_like_any_message() {
+    let mut pair = Pair::new();
+    pair.sides[A].asker_is_gone = true;
+    let id = pair.ask_until_answered();
+
+    pair.sync(A);
+
+    assert_eq!(pair.state(id), State::Done);
+    let left = pair.receive(A, 10);
+    assert_eq!((&*left[0].body, left[0].attempt), (&b"seven"[..], 1));
+    pair.crash(A);
+    assert_eq!(pair.receive(A, 10)[0].attempt, 2);
 }
 
 #[test]
@@ -412,6 +518,154 @@ fn a_policy_that_changed_while_a_message_waited_is_asked_again() {
         "the notice was lost with the session"
     );
     assert!(pair.bodies(B).is_empty());
+}
+
+#[test]
+fn what_the_policy_takes_away_ends_wherever_it_is() {
+    let mut pair = Pair::new();
+    let held = pair.ask("shown, and worked on");
+    assert_eq!(pair.bodies(B), ["shown, and worked on"]);
+    let stored = pair.ask("stored");
+    pair.settle();
+    let flying = pair.tell("in flight");
+    pair.sync(A);
+    pair.think(A);
+    let storing = pair.tell("on its way to the disk");
+
+    pair.set_rules(A, rules(Some(CLOSED), &[]));
+    pair.think(A);
+    let ended = [held, stored, flying].map(|id| pair.state(id));
+    assert_eq!(ended, [State::Denied; 3], "before anybody answers");
+    pair.sync(A);
+    assert_eq!(
+        pair.state(storing),
+        State::Denied,
+        "as soon as it is accepted"
+    );
+
+    let reason = pair.status(held).error.expect("a reason");
+    assert!(reason.missing_grant.is_some(), "{reason:?}");
+    pair.settle();
+    assert_eq!(
+        pair.state(flying),
+        State::Denied,
+        "a late word changes nothing"
+    );
+    let stats = pair.sides[A].router.stats();
+    assert_eq!((stats.outbox_rows, stats.queued), (0, Vec::new()));
+}
+
+#[test]
+fn the_receiver_ends_what_it_may_not_answer_and_tells_the_sender() {
+    let mut pair = Pair::new();
+    let held = pair.ask("shown, and worked on");
+    assert_eq!(pair.bodies(B), ["shown, and worked on"]);
+    let waiting = pair.tell("waits");
+    pair.settle();
+    let storing = pair.tell("on its way to the disk");
+    pair.sync(A);
+    pair.think(A);
+    pair.carry(B);
+
+    pair.set_rules(B, rules(Some(CLOSED), &[]));
+    pair.settle();
+
+    let ended = [held, waiting, storing].map(|id| pair.state(id));
+    assert_eq!(ended, [State::Denied; 3]);
+    assert!(pair.bodies(B).is_empty());
+    assert!(matches!(
+        pair.reply(held, "too late"),
+        Err(Refusal::Denied(_))
+    ));
+    assert!(
+        pair.ack(B, held).is_ok(),
+        "whoever worked on it may be done"
+    );
+}
+
+#[test]
+fn a_killed_agent_neither_sends_nor_receives_and_what_was_open_ends() {
+    for (killed, side) in [("planner", A), ("coder", B)] {
+        let mut pair = Pair::new();
+        let ask = pair.ask("open");
+        pair.settle();
+        pair.disconnect();
+        let queued = pair.tell("queued");
+        pair.settle();
+
+        let rules = killing(Killed::Agent(side, killed));
+        [A, B]
+            .into_iter()
+            .for_each(|at| pair.set_rules(at, rules.clone()));
+        pair.settle();
+
+        for id in [ask, queued] {
+            let status = pair.status(id);
+            let error = status.error.expect("a named end");
+            assert_eq!((status.state, &*error.code), (State::Denied, "blocked"));
+            assert!(error.reason.contains(killed), "{error:?}");
+        }
+        assert!(pair.bodies(B).is_empty(), "{killed}");
+        let draft = pair.draft("coder@gw-b", "another");
+        let refused = pair.send(A, draft).expect_err("killed");
+        assert_eq!(refused.code(), "blocked");
+        assert!(pair.reply(ask, "an answer").is_err());
+    }
+}
+
+#[test]
+fn the_receiver_obeys_a_kill_that_the_sender_has_not_heard_of() {
+    let mut pair = Pair::new();
+    pair.set_rules(B, killing(Killed::Agent(A, "planner")));
+
+    let id = pair.tell("does it pass?");
+    pair.settle();
+
+    let status = pair.status(id);
+    let error = status.error.expect("a named end");
+    assert_eq!((status.state, &*error.code), (State::Denied, "blocked"));
+    assert!(pair.bodies(B).is_empty());
+}
+
+#[test]
+fn to_a_gateway_that_was_cut_off_asks_end_and_the_rest_is_parked() {
+    let mut pair = Pair::new();
+    let ask = pair.ask("open");
+    pair.settle();
+    pair.disconnect();
+    let queued_ask = pair.ask("queued, and somebody waits for it");
+    let parked = pair.tell("parked");
+    pair.settle();
+
+    pair.set_rules(A, killing(Killed::Gateway(B)));
+    pair.settle();
+    for id in [ask, queued_ask] {
+        let status = pair.status(id);
+        let code = status.error.map(|error| error.code);
+        assert_eq!(
+            (status.state, code.as_deref()),
+            (State::Denied, Some("blocked"))
+        );
+    }
+    assert_eq!(pair.state(parked), State::Accepted);
+
+    pair.set_rules(A, rules(Some(OPEN), &[]));
+    pair.connect();
+    pair.settle();
+    assert_eq!(pair.state(parked), State::Stored, "the kill was lifted");
+}
+
+#[test]
+fn a_kill_that_the_disk_knew_before_the_queue_did_counts_after_a_restart() {
+    let mut pair = Pair::new();
+    pair.disconnect();
+    let id = pair.tell("queued");
+    pair.settle();
+
+    pair.restart_under(A, killing(Killed::Agent(B, "coder")));
+    pair.settle();
+
+    assert_eq!(pair.state(id), State::Denied);
 }
 
 #[test]
@@ -835,4 +1089,232 @@ fn torture(seed: u64) {
         }
     });
     assert_eq!(first_seen, order, "seed {seed}: order");
+}
+
+/// Everybody may ask and tell everybody, under this guard.
+fn guarded(guard: &str) -> String {
+    format!(
+        r#"{{"grants": [{{"src": ["*"], "dst": ["agent:*@*"], "msg": ["send", "request"]}}],
+            "guards": [{{"id": "g", "src": ["agent:*@*"], "dst": ["agent:*@*"], {guard}}}]}}"#
+    )
+}
+
+const ONE_A_SECOND: &str = r#""rate": {"limit": "1/s", "burst": 2}"#;
+
+#[test]
+fn what_finds_no_token_waits_for_one_in_order_and_says_so() {
+    let mut pair = Pair::new();
+    pair.set_rules(B, rules(Some(&guarded(ONE_A_SECOND)), &[]));
+    let ids = ["1", "2", "3", "4"].map(|body| pair.tell(body));
+
+    pair.settle();
+    assert_eq!(ids.map(|id| pair.state(id)), {
+        let (there, here) = (State::Stored, State::Accepted);
+        [there, there, here, here]
+    });
+    let waits = pair.status(ids[2]).error.expect("named while it waits");
+    assert_eq!(&*waits.code, "throttled");
+
+    pair.pass(SECOND - Duration::from_millis(1));
+    assert_eq!(pair.state(ids[2]), State::Accepted, "not before its time");
+    pair.pass(Duration::from_millis(1));
+    assert_eq!(pair.state(ids[2]), State::Stored);
+    assert_eq!(pair.status(ids[2]).error, None);
+    assert_eq!(pair.state(ids[3]), State::Accepted);
+    pair.pass(SECOND);
+    assert_eq!(pair.bodies(B), ["1", "2", "3", "4"]);
+    let throttled = pair.sides[B].router.stats().counters.throttled;
+    assert!((2..=6).contains(&throttled), "no storm: {throttled}");
+}
+
+#[test]
+fn a_backlog_behind_a_rate_is_not_offered_over_and_over() {
+    let mut pair = Pair::new();
+    pair.set_rules(B, rules(Some(&guarded(ONE_A_SECOND)), &[]));
+    for n in 0..100 {
+        pair.tell(&n.to_string());
+    }
+
+    for _ in 0..98 {
+        pair.pass(SECOND);
+    }
+
+    assert_eq!(pair.bodies(B).len(), 100, "as fast as the rate allows");
+    let offered = pair.sides[A].router.stats().counters.offered;
+    // One hundred in the first moment, and at most three for each token.
+    assert!(offered <= 400, "{offered}");
+}
+
+#[test]
+fn one_message_draws_once_however_often_it_is_offered() {
+    let mut pair = Pair::new();
+    pair.set_rules(B, rules(Some(&guarded(ONE_A_SECOND)), &[]));
+    pair.tell("once");
+    pair.sync(A);
+    pair.think(A);
+    let offer = pair.wire[B].clone();
+    for _ in 0..5 {
+        // Some come while it is on its way to the disk, and some when it is there.
+        pair.wire[B].extend(offer.clone());
+        pair.settle();
+        pair.wire[B].extend(offer.clone());
+    }
+
+    let second = pair.tell("the second token");
+    pair.settle();
+
+    assert_eq!(pair.state(second), State::Stored);
+    assert_eq!(pair.bodies(B).len(), 2);
+}
+
+#[test]
+fn what_the_disk_did_not_take_gives_its_token_back() {
+    let mut pair = Pair::new();
+    let guard = r#""rate": {"limit": "1/h"}"#;
+    pair.set_rules(B, rules(Some(&guarded(guard)), &[]));
+    pair.sides[B].disk_is_full = true;
+    let id = pair.tell("not kept");
+    pair.settle();
+    assert_eq!(pair.state(id), State::Accepted);
+
+    pair.sides[B].disk_is_full = false;
+    pair.pass(SECOND * 60);
+
+    assert_eq!(pair.state(id), State::Stored);
+}
+
+#[test]
+fn what_waits_for_a_token_expires_in_its_time_and_lets_the_next_go() {
+    let mut pair = Pair::new();
+    let guard = r#""rate": {"limit": "1/m"}"#;
+    pair.set_rules(B, rules(Some(&guarded(guard)), &[]));
+    pair.tell("takes the token");
+    let draft = Draft {
+        ttl: SECOND * 30,
+        ..pair.draft("coder@gw-b", "too late")
+    };
+    let id = draft.id;
+    pair.send(A, draft).expect("taken");
+    let next = pair.tell("the next");
+
+    pair.pass(SECOND * 61);
+
+    assert_eq!(pair.state(id), State::Expired);
+    assert_eq!(pair.state(next), State::Stored);
+}
+
+#[test]
+fn a_body_beyond_a_guards_size_is_refused_early_and_by_the_receiver_too() {
+    let guard = r#""maxBytes": "10""#;
+    let mut pair = Pair::new();
+    pair.set_rules(A, rules(Some(&guarded(guard)), &[]));
+    let draft = pair.draft("coder@gw-b", "eleven byte");
+    let Err(Refusal::Denied(denial)) = pair.send(A, draft) else {
+        panic!("refused")
+    };
+    assert_eq!(denial.code, "guard");
+    assert_eq!(denial.rule.expect("a guard").as_str(), "g");
+
+    pair.set_rules(A, rules(Some(OPEN), &[]));
+    pair.set_rules(B, rules(Some(&guarded(guard)), &[]));
+    let (fits, long) = (pair.tell("just these"), pair.tell("eleven byte"));
+    pair.settle();
+    assert_eq!(pair.state(fits), State::Stored);
+    assert_eq!(pair.state(long), State::Denied);
+    let told = pair.status(long).error.expect("a reason");
+    assert_eq!(
+        (told.cause, told.rule),
+        (None, None),
+        "the receiver says no more than no"
+    );
+    assert_eq!(pair.bodies(B), ["just these"]);
+    let here = pair.sides[B].events.iter().find_map(|event| match event {
+        Event::Refused { error, .. } => error.rule.as_deref(),
+        _ => None,
+    });
+    assert_eq!(here, Some("g"), "its own people hear why");
+}
+
+#[test]
+fn a_policy_that_takes_less_at_a_time_cuts_what_waits_with_its_reason() {
+    let mut pair = Pair::new();
+    pair.disconnect();
+    let id = pair.tell("eleven byte");
+    pair.settle();
+
+    pair.set_rules(A, rules(Some(&guarded(r#""maxBytes": "10""#)), &[]));
+
+    let error = pair.status(id).error.expect("a named end");
+    assert_eq!((&*error.code, error.rule.as_deref()), ("denied", Some("g")));
+    assert_eq!(error.cause.as_deref(), Some("guard"));
+}
+
+#[test]
+fn an_answer_obeys_the_sizes_of_its_way_and_draws_nothing() {
+    let guard = r#""maxBytes": "10", "rate": {"limit": "1/h"}"#;
+    let mut pair = Pair::new();
+    let guarded = rules(Some(&guarded(guard)), &[]);
+    [A, B]
+        .into_iter()
+        .for_each(|side| pair.set_rules(side, guarded.clone()));
+    let ask = pair.ask("how long?");
+    assert_eq!(pair.bodies(B), ["how long?"]);
+
+    assert!(matches!(
+        pair.reply(ask, "eleven byte"),
+        Err(Refusal::Denied(denial)) if denial.code == "guard"
+    ));
+    pair.reply(ask, "ten or so").expect("short enough");
+    pair.settle();
+
+    assert_eq!(pair.state(ask), State::Done);
+    assert_eq!(pair.bodies(A), ["ten or so"]);
+}
+
+#[test]
+fn a_hostile_answer_is_too_long_for_its_receiver_as_well() {
+    let mut pair = Pair::new();
+    pair.set_rules(A, rules(Some(&guarded(r#""maxBytes": "10""#)), &[]));
+    let ask = pair.ask("how long?");
+    pair.receive(B, 1);
+
+    pair.reply(ask, "eleven byte")
+        .expect("its own gateway has no guard");
+    pair.settle();
+
+    assert!(pair.bodies(A).is_empty());
+    assert_ne!(pair.state(ask), State::Done);
+}
+
+#[test]
+fn a_window_that_closed_cuts_what_waits_and_what_is_open_with_the_next_snapshot() {
+    let mut pair = Pair::new();
+    // Ten seconds after the clock of these two begins.
+    let text = r#"{"grants": [{"src": ["*"], "dst": ["agent:*@*"], "msg": ["send", "request"],
+        "valid": {"notAfter": "2026-11-18T11:06:50Z"}}]}"#;
+    let hours = rules(Some(text), &[]);
+    [A, B]
+        .into_iter()
+        .for_each(|side| pair.set_rules(side, hours.clone()));
+    let open = pair.ask("open");
+    pair.settle();
+    pair.disconnect();
+    let queued = pair.tell("queued");
+    pair.settle();
+
+    pair.pass(SECOND * 9);
+    pair.set_rules(A, hours.clone());
+    assert_eq!(pair.state(queued), State::Accepted, "still inside");
+    pair.pass(SECOND);
+    pair.set_rules(A, hours.clone());
+
+    for id in [open, queued] {
+        let error = pair.status(id).error.expect("a named end");
+        assert_eq!(
+            (pair.state(id), error.cause.as_deref()),
+            (State::Denied, Some("no_grant"))
+        );
+    }
+    pair.set_rules(B, hours);
+    assert!(pair.bodies(B).is_empty(), "nor is it shown there");
 }

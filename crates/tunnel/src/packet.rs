@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use policy::InnerPacket;
+use wire::peer::ROUTER_PORT;
 use wire::probe::{IPV6_HEADER, NEXT_HEADER};
 
 /// The largest inner packet.
@@ -110,6 +111,11 @@ impl Header {
             src: (self.src, src),
             dst: (self.dst, dst),
         })
+    }
+
+    /// Whether it goes between two routers.
+    pub(crate) fn is_router(&self) -> bool {
+        self.protocol == UDP && self.src_port == ROUTER_PORT && self.dst_port == ROUTER_PORT
     }
 
     /// What the filter looks at of a packet that comes in.

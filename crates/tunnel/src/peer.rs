@@ -215,7 +215,11 @@ impl Peer {
         out: &mut Outbox,
         now: Instant,
     ) -> Result<(), PacketError> {
-        // The peer's own filter decides on it.
+        // Its own filter decides on what comes from us; who leaves gets no more than last words.
+        if self.config.leaving && !header.is_router() {
+            self.dropped += 1;
+            return Err(PacketError::Denied);
+        }
         self.flows.handle_outbound(header, now);
         self.paths.handle_app(now);
         let sent = if !self.session.is_ready(now) {
@@ -502,6 +506,10 @@ impl Peer {
         out: &mut Outbox,
         now: Instant,
     ) -> Result<(), DatagramError> {
+        if self.config.leaving {
+            self.dropped += 1;
+            return Err(DatagramError::Denied);
+        }
         let (filter, node) = (&self.filter, &self.config.node);
         self.flows
             .handle_inbound(header, |packet| filter.allows(node, packet), now)

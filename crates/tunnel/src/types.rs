@@ -34,6 +34,9 @@ pub struct PeerConfig {
     pub addresses: Vec<SocketAddr>,
     /// Where it was reached before a restart ([`Event::GoodAddress`], kept by the shell).
     pub last_good: Vec<SocketAddr>,
+    /// Set while it is being cut off: our router may still tell it why, and nothing is taken of it
+    /// any more, whatever the filter says.
+    pub leaving: bool,
 }
 
 /// One thing that the shell is to do. Borrows the tunnel's own buffers: nothing is allocated for a
@@ -199,6 +202,9 @@ pub enum PacketError {
     /// No peer has this destination.
     #[error("no peer has this destination")]
     NoRoute,
+    /// The peer is cut off, and this is not our router's last word.
+    #[error("the peer is cut off")]
+    Denied,
     /// The queue for packets without a session is full.
     #[error("the queue for packets without a session is full")]
     QueueFull,

@@ -324,6 +324,34 @@ fn a_peer_that_is_no_longer_listed_is_cut_off_at_once() {
 }
 
 #[test]
+fn a_peer_that_leaves_hears_our_router_and_nothing_is_taken_of_it() {
+    let mut pair = Pair::new();
+    pair.send(0, 300).expect("queued");
+    pair.run(2000 * MS);
+    pair.delivered[0].clear();
+    pair.delivered[1].clear();
+
+    let leaving = PeerConfig {
+        leaving: true,
+        ..pair.nodes[0].as_peer(&[RELAY], &[])
+    };
+    pair.nodes[1].tunnel.set_peers(&[leaving], pair.now);
+    pair.send(0, 300).expect("sent");
+    pair.run(100 * MS);
+    assert_eq!(pair.delivered[1].len(), 0, "though the filter has a grant");
+    assert_eq!(count(&pair.errors[1], &DatagramError::Denied), 1);
+
+    pair.nodes[1]
+        .tunnel
+        .set_filter(policy::PacketFilter::deny_all(), pair.now);
+    pair.send(1, 300).expect("why it is cut off");
+    let other = packet(pair.nodes[1].overlay, pair.nodes[0].overlay, 22, 300);
+    assert_eq!(pair.send_packet(1, &other), Err(PacketError::Denied));
+    pair.run(100 * MS);
+    assert_eq!(pair.delivered[0].len(), 1);
+}
+
+#[test]
 fn sparse_traffic_over_hours_makes_few_handshakes() {
     for every in [16_000, 60_000] {
         let mut pair = Pair::new();

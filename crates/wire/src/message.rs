@@ -155,6 +155,8 @@ pub enum Nack {
     Loop,
     /// A field breaks its grammar or bound. Final.
     Schema,
+    /// A kill of the operator forbids it, whatever the policy says. Final.
+    Blocked,
 }
 
 impl MessageId {

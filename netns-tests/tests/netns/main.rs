@@ -3,6 +3,7 @@
 
 mod bounds;
 mod durability;
+mod kill;
 mod outage;
 mod paths;
 mod privacy;
@@ -27,6 +28,7 @@ fn main() {
     let stories = [
         outage::TESTS,
         durability::TESTS,
+        kill::TESTS,
         bounds::TESTS,
         paths::TESTS,
         privacy::TESTS,

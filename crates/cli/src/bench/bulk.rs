@@ -193,6 +193,7 @@ pub async fn plane(end: u8, output: Output) -> Result<(), Failure> {
                     relays: Vec::new(),
                     addresses: vec![remote],
                     last_good: vec![remote],
+                    leaving: false,
                 };
                 let at = SocketAddr::from((Ipv4Addr::LOCALHOST, socket.local_addr().port()));
                 let candidates = vec![Candidate {

@@ -50,10 +50,19 @@ pub async fn join(stage: &Stage, name: &str, tag: &str) -> Result<(), Failure> {
 
 /// Starts it.
 pub async fn up(stage: &mut Stage, name: &str, durability: &str) -> Result<(), Failure> {
-    let config = stage.write(
-        &format!("{name}.json"),
-        &CONFIG.replace("DURABILITY", durability),
-    )?;
+    up_on(stage, name, durability, true).await
+}
+
+/// The same; without `loopback` it meets nobody on this host's loopback.
+pub async fn up_on(
+    stage: &mut Stage,
+    name: &str,
+    durability: &str,
+    loopback: bool,
+) -> Result<(), Failure> {
+    let config = CONFIG.replace("DURABILITY", durability);
+    let config = config.replace("LOOPBACK", &loopback.to_string());
+    let config = stage.write(&format!("{name}.json"), &config)?;
     let config = config.display().to_string();
     stage
         .start(name, name, &["up", "--config", &config], Some("ready"))
@@ -91,6 +100,17 @@ pub async fn known(
     within: Duration,
 ) -> Result<(), Failure> {
     await_peers(stage, gateway, peers, within, |_| true).await
+}
+
+/// The kind of the path to each peer.
+pub async fn paths(stage: &Stage, gateway: &str) -> Result<Vec<String>, Failure> {
+    let said = stage.done(gateway, &["--json", "status"], "").await?;
+    let said: Value = serde_json::from_str(&said).map_err(anyhow::Error::from)?;
+    let peers = said["peers"].as_array().cloned().unwrap_or_default();
+    peers
+        .iter()
+        .map(|peer| text(&peer["path"], "kind"))
+        .collect()
 }
 
 async fn await_peers(
@@ -132,7 +152,7 @@ fn text(said: &Value, field: &str) -> Result<String, Failure> {
 
 /// Gateways that meet on loopback, and callers that are never too fast.
 const CONFIG: &str = r#"{
-  "allow_loopback": true,
+  "allow_loopback": LOOPBACK,
   "durability": "DURABILITY",
   "log": "warn",
   "api": {"calls_per_second": 1000000, "burst": 1000000}

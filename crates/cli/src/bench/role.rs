@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use identity::{AgentAddress, AgentName};
 
-use super::{ask, bulk, durable, plain};
+use super::{ask, bulk, cut, durable, plain};
 use crate::client::{AsAgent, Client};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -34,6 +34,9 @@ pub enum Role {
     /// An agent that answers
     #[command(hide = true)]
     Answerer { agent: AgentName, token: PathBuf },
+    /// Agents of many gateways that wait for answers
+    #[command(hide = true)]
+    Waiters { asks: PathBuf },
     /// Many agents that send
     #[command(hide = true)]
     Senders {
@@ -64,6 +67,7 @@ impl Role {
                     )
                     .await
                 }
+                Self::Waiters { asks } => cut::waiters(&asks, context.output()).await,
                 Self::Senders { to, tokens, agents } => {
                     durable::senders(context, &to, &tokens, agents).await
                 }

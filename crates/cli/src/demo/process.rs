@@ -132,6 +132,21 @@ impl Stage {
             .id()
     }
 
+    /// Ends a command that stays.
+    pub async fn end(&mut self, name: &str) -> Result<(), Failure> {
+        let at = self.actors.iter().position(|actor| actor.name == name);
+        let mut actor = match at {
+            Some(at) => self.actors.remove(at),
+            None => return Err(Failure::failed(format!("{name} does not run"))),
+        };
+        actor.terminate();
+        tokio::time::timeout(ENDED_WITHIN, actor.child.wait())
+            .await
+            .map_err(|_| Failure::failed(format!("{name} did not end by itself")))?
+            .map(drop)
+            .map_err(|error| Failure::failed(format!("cannot hear {name}: {error}")))
+    }
+
     /// Runs a command to its end.
     pub async fn run<S: AsRef<OsStr>>(
         &self,
@@ -205,17 +220,7 @@ impl Stage {
 
     /// Ends every process and removes the directory.
     pub async fn strike(mut self) {
-        for actor in self.actors.iter().rev() {
-            let pid = actor
-                .child
-                .id()
-                .and_then(|pid| i32::try_from(pid).ok())
-                .and_then(rustix::process::Pid::from_raw);
-            if let Some(pid) = pid {
-                // One that has ended already needs no signal.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
-        }
+        self.actors.iter().rev().for_each(Actor::terminate);
         for actor in &mut self.actors {
             if tokio::time::timeout(ENDED_WITHIN, actor.child.wait())
                 .await
@@ -252,6 +257,16 @@ impl Stage {
             .arg(self.path(state))
             .kill_on_drop(true);
         command
+    }
+}
+
+impl Actor {
+    /// One that has ended already needs no signal.
+    fn terminate(&self) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
     }
 }
 

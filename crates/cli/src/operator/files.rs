@@ -7,7 +7,10 @@
 //! | `trust.cbor` | trust log, beacons, policy, revocations, and the members that were verified |
 //! | `ledger.json` | what was issued |
 //! | `beacons.json` | where to push, with the claims that were not redeemed yet |
+//! | `owner.json` | who `init --user` said the operator is |
+//! | `kill.txt` | the kills that no beacon took, for `crabmesh kill --apply` |
 //! | `policy.hujson` | the policy as people edit it |
+//! | `history.json`, `policy.EPOCH.VERSION.hujson` | the policies that were signed here |
 //!
 //! The directory is 0700, the files 0600, each replaced whole. **Invariant:** a serial is on disk
 //! before what it numbers leaves this machine, and a new role key before the log that names it.
@@ -16,8 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use identity::{
-    Claim, HostPort, IdentityKey, IdentityPublic, KeyRole, Ledger, NodeId, RecoveryCode, RoleKey,
-    Root, RootError, Standing, Trust, UnixTime,
+    Claim, HostPort, IdentityKey, IdentityPublic, KeyRole, KillFile, Ledger, NodeId, RecoveryCode,
+    RoleKey, Root, RootError, Standing, Trust, UnixTime, UserName,
 };
 use node::state::{StateDir, StateLock};
 use serde::{Deserialize, Serialize};
@@ -28,7 +31,7 @@ use crate::failure::Failure;
 
 /// The operator's state, held by one process.
 pub struct OperatorFiles {
-    dir: StateDir,
+    pub(super) dir: StateDir,
     _lock: StateLock,
     /// What this machine believes.
     pub trust: Trust,
@@ -235,6 +238,23 @@ impl OperatorFiles {
         Ok(())
     }
 
+    /// Notes who the operator is, where that was said.
+    pub fn write_owner(&self, user: Option<&UserName>) -> Result<(), Failure> {
+        Ok(self.dir.write_json(OWNER, &user)?)
+    }
+
+    /// Who the operator is, as far as known.
+    pub fn owner(&self) -> Result<Option<UserName>, Failure> {
+        Ok(self.dir.read_json::<Option<UserName>>(OWNER)?.flatten())
+    }
+
+    /// Writes the kills for whoever carries them by hand; returns where.
+    pub fn write_kill(&self) -> Result<std::path::PathBuf, Failure> {
+        let text = KillFile::of(&self.trust).map(|file| file.to_text() + "\n");
+        self.dir.write(KILL, text.unwrap_or_default().as_bytes())?;
+        Ok(self.dir.file(KILL))
+    }
+
     /// Writes the policy that people edit.
     pub fn write_policy(&self, text: &str) -> Result<std::path::PathBuf, Failure> {
         self.dir.write(POLICY, text.as_bytes())?;
@@ -262,6 +282,8 @@ const ROOT: &str = "root.sealed";
 const TRUST: &str = "trust.cbor";
 const LEDGER: &str = "ledger.json";
 const BEACONS: &str = "beacons.json";
+const OWNER: &str = "owner.json";
+const KILL: &str = "kill.txt";
 /// Also the default of `crabmesh policy`.
 pub const POLICY: &str = "policy.hujson";
 

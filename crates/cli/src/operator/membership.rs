@@ -1,8 +1,10 @@
 //! Who is in and who is out: `invite`, `remove`, `renew`.
 
+use std::collections::BTreeSet;
+
 use identity::{
     Change, Claim, HostPort, IssueError, Issued, Issuer, KeyRole, NodeId, NodeName, Request,
-    RevocationSet, Role, Terms, UnixTime,
+    RevocationSet, Role, Standing, Terms, UnixTime,
 };
 use serde_json::json;
 
@@ -243,6 +245,10 @@ pub fn renew(args: &RenewArgs, context: &Context) -> Result<(), Failure> {
         let Some(issued) = files.ledger.node(&node).cloned() else {
             continue;
         };
+        if args.all && is_killed(&files, &issued, now) {
+            note(format!("{} is killed, and not renewed", issued.name));
+            continue;
+        }
         match renew_one(&mut files, &issued, now)? {
             Some(expires_at) => renewed.push((issued.name, node, expires_at)),
             None if args.all => note(format!("{} has not joined yet", issued.name)),
@@ -283,7 +289,9 @@ pub fn renew_known(files: &mut OperatorFiles, now: UnixTime) -> Result<(), Failu
         .cloned()
         .collect();
     for issued in living {
-        if renew_one(files, &issued, now)?.is_none() {
+        if is_killed(files, &issued, now) {
+            note(format!("{} is killed, and not renewed", issued.name));
+        } else if renew_one(files, &issued, now)?.is_none() {
             let name = &issued.name;
             note(format!(
                 "{name} is not renewed, as its key is not known here; hint: `crabmesh invite --replace`"
@@ -291,6 +299,11 @@ pub fn renew_known(files: &mut OperatorFiles, now: UnixTime) -> Result<(), Failu
         }
     }
     Ok(())
+}
+
+/// Out by a kill, which may be lifted: nobody takes a renewal of it before that.
+fn is_killed(files: &OperatorFiles, issued: &Issued, now: UnixTime) -> bool {
+    !issued.revoked && files.trust.standing(&issued.node, now) == Standing::Revoked
 }
 
 /// Renews one member by the identity key that this machine verified; `None` where it has none.
@@ -336,6 +349,22 @@ pub fn revoke(files: &mut OperatorFiles, nodes: &[NodeId], now: UnixTime) -> Res
     sign_revocations(files, &set, now)?;
     nodes.iter().for_each(|node| files.ledger.revoke(node));
     Ok(())
+}
+
+/// Takes out of a set what is a kill, and not the removal of a member; says what that is.
+pub fn lift_kills(files: &OperatorFiles, set: &mut RevocationSet) {
+    for block in std::mem::take(&mut set.blocks) {
+        note(format!("lifted: {block}"));
+    }
+    let removed = files.ledger.issued().filter(|issued| issued.revoked);
+    let removed: BTreeSet<NodeId> = removed.map(|issued| issued.node).collect();
+    for node in set.nodes.difference(&removed) {
+        match files.ledger.node(node) {
+            Some(issued) => note(format!("lifted: gateway {}", issued.name)),
+            None => note(format!("lifted: node {}", node.to_hex())),
+        }
+    }
+    set.nodes = removed;
 }
 
 /// Signs a whole set as the next one.
@@ -417,7 +446,7 @@ mod tests {
     use std::path::Path;
 
     use clap::Parser;
-    use identity::{IdentityKey, RecoveryCode, Root, Standing, Token, Trust};
+    use identity::{IdentityKey, RecoveryCode, Root, Token, Trust};
 
     use super::*;
 

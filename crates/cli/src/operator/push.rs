@@ -23,6 +23,15 @@ pub struct Pushed {
     pub failed: Vec<(String, String)>,
 }
 
+/// What goes first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// Memberships: some were signed anew because of what is revoked.
+    Members,
+    /// Revocations: each of the others would cost them an fsync.
+    Kills,
+}
+
 /// Pushes everything to every beacon, and says on stderr which one did not take it.
 pub fn push(files: &mut OperatorFiles, context: &Context) -> Result<Pushed, Failure> {
     let beacons: Vec<BeaconEntry> = files.living_beacons(now()).cloned().collect();
@@ -35,6 +44,21 @@ pub fn push_to(
     beacons: &[BeaconEntry],
     context: &Context,
 ) -> Result<Pushed, Failure> {
+    push_in_order(files, beacons, First::Members, context)
+}
+
+/// The same, with the kills first.
+pub fn push_kill(files: &mut OperatorFiles, context: &Context) -> Result<Pushed, Failure> {
+    let beacons: Vec<BeaconEntry> = files.living_beacons(now()).cloned().collect();
+    push_in_order(files, &beacons, First::Kills, context)
+}
+
+fn push_in_order(
+    files: &mut OperatorFiles,
+    beacons: &[BeaconEntry],
+    first: First,
+    context: &Context,
+) -> Result<Pushed, Failure> {
     if beacons.is_empty() {
         return Err(Failure::failed("this mesh has no beacon to push to")
             .hint("add one with `crabmesh invite --beacon HOST:PORT --claim C`"));
@@ -44,25 +68,36 @@ pub fn push_to(
         stored: Vec::new(),
         failed: Vec::new(),
     };
-    context.block_on(async {
-        for beacon in beacons {
-            let address = beacon.address.to_string();
-            match push_one(files, beacon, &key, old.as_ref()).await {
-                Ok(()) => {
-                    let redeemed = files
-                        .beacons
-                        .iter_mut()
-                        .find(|held| held.node == beacon.node);
-                    if let Some(held) = redeemed {
-                        held.claim = None;
-                    }
-                    pushed.stored.push(address);
-                }
-                Err(failure) => pushed.failed.push((address, failure)),
-            }
+    let ended = context.block_on(async {
+        // All at once: one that is dead must not hold up the others.
+        let calls = beacons.iter().map(|beacon| {
+            let (key, old) = (Arc::clone(&key), old.clone());
+            let documents = documents_for(files, beacon, first, now());
+            let beacon = beacon.clone();
+            tokio::spawn(async move { push_one(&beacon, &key, old.as_ref(), documents).await })
+        });
+        let mut ended = Vec::with_capacity(beacons.len());
+        for call in calls.collect::<Vec<_>>() {
+            ended.push(call.await.unwrap_or_else(|error| Err(error.to_string())));
         }
-        Ok(())
+        Ok(ended)
     })?;
+    for (beacon, ended) in beacons.iter().zip(ended) {
+        let address = beacon.address.to_string();
+        match ended {
+            Ok(()) => {
+                let redeemed = files
+                    .beacons
+                    .iter_mut()
+                    .find(|held| held.node == beacon.node);
+                if let Some(held) = redeemed {
+                    held.claim = None;
+                }
+                pushed.stored.push(address);
+            }
+            Err(failure) => pushed.failed.push((address, failure)),
+        }
+    }
     files.save()?;
     if pushed.failed.is_empty() {
         // Every beacon knows the keys in force.
@@ -131,21 +166,22 @@ fn take(files: &mut OperatorFiles, documents: &[Document], now: UnixTime) {
 
 /// Why one beacon did not take it, in one sentence.
 async fn push_one(
-    files: &OperatorFiles,
     beacon: &BeaconEntry,
     key: &Arc<IdentityKey>,
     old: Option<&Arc<IdentityKey>>,
+    documents: Vec<(&'static str, Document)>,
 ) -> Result<(), String> {
     let mut call = match (reach(beacon, key).await, old) {
         (Err(CallError::Link(LinkFault::Refused(Refusal::Unproven))), Some(old)) => {
-            introduce(files, beacon, old)
+            let log = documents.first().map(|(_, log)| log.clone());
+            introduce(beacon, old, log)
                 .await
                 .map_err(|error| chain(&error))?;
             reach(beacon, key).await.map_err(|error| chain(&error))?
         }
         (result, _) => result.map_err(|error| chain(&error))?,
     };
-    for (what, document) in documents_for(files, beacon, now()) {
+    for (what, document) in documents {
         match call.publish(document).await {
             // A beacon that holds a newer certificate heard of a renewal from elsewhere.
             Ok(()) | Err(CallError::Refused(PublishError::Older)) if what == CERTIFICATE => {}
@@ -159,13 +195,14 @@ async fn push_one(
 
 /// Tells a beacon of the new operator key under the old one.
 async fn introduce(
-    files: &OperatorFiles,
     beacon: &BeaconEntry,
     old: &Arc<IdentityKey>,
+    log: Option<Document>,
 ) -> Result<(), CallError> {
     let mut call = reach(beacon, old).await?;
-    let log = Bytes::copy_from_slice(files.trust.trust_log());
-    call.publish(Document::TrustLog(log)).await?;
+    if let Some(log) = log {
+        call.publish(log).await?;
+    }
     call.close().await;
     Ok(())
 }
@@ -209,10 +246,12 @@ async fn reach(beacon: &BeaconEntry, key: &Arc<IdentityKey>) -> Result<Call, Cal
 }
 
 /// Everything that a beacon must know, in the order in which each verifies by the one before: the
-/// trust log, its own membership, the other beacons', what was renewed, policy, revocations.
+/// trust log, its own membership, the other beacons', what was renewed, policy, revocations; these
+/// right behind the trust log where they are what matters.
 fn documents_for(
     files: &OperatorFiles,
     beacon: &BeaconEntry,
+    first: First,
     now: UnixTime,
 ) -> Vec<(&'static str, Document)> {
     let trust = &files.trust;
@@ -236,7 +275,11 @@ fn documents_for(
     let revocations = trust
         .revocations()
         .map(|held| Document::Revocations(bytes(&held.bytes)));
-    documents.extend(revocations.map(|held| ("revocations", held)));
+    let revocations = revocations.map(|held| ("revocations", held));
+    match (first, revocations) {
+        (First::Kills, Some(held)) => documents.insert(1, held),
+        (_, held) => documents.extend(held),
+    }
     documents
 }
 

@@ -46,8 +46,6 @@ pub fn diff(args: &DiffArgs, context: &Context) -> Result<(), Failure> {
     let output = context.output();
     if context.json {
         output.object(&diff)?;
-    } else if diff.is_empty() {
-        output.line("no difference: both mean the same")?;
     } else {
         print(&diff, context)?;
     }
@@ -76,8 +74,12 @@ fn version(path: &std::path::Path, context: &Context) -> Result<Document, Failur
     }
 }
 
-fn print(diff: &PolicyDiff, context: &Context) -> Result<(), Failure> {
+/// The differences, for people.
+pub fn print(diff: &PolicyDiff, context: &Context) -> Result<(), Failure> {
     let output = context.output();
+    if diff.is_empty() {
+        return output.line("no difference: both mean the same");
+    }
     for (sign, list) in [('+', &diff.gains), ('-', &diff.losses)] {
         for access in list {
             output.line(printable(&format!("{sign} {}{}", line(access), by(access))))?;

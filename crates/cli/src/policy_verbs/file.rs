@@ -20,6 +20,8 @@ pub struct File {
 /// A policy file as read, and how it is called in messages.
 pub struct Read {
     pub name: String,
+    /// None: it came from stdin.
+    pub path: Option<PathBuf>,
     pub bytes: Vec<u8>,
 }
 
@@ -32,6 +34,7 @@ impl Read {
         if path == Path::new("-") {
             return Ok(Self {
                 name: "stdin".into(),
+                path: None,
                 bytes: argument_or_stdin("-", policy::MAX_TEXT)?,
             });
         }
@@ -52,11 +55,17 @@ impl Read {
                     None => failure.hint("name a FILE, or make a mesh with `crabmesh init`"),
                 }
             })?;
-        Ok(Self { name, bytes })
+        let path = Some(path);
+        Ok(Self { name, path, bytes })
     }
 
     pub fn parse(&self) -> Result<(Document, Vec<Diagnostic>), Vec<Diagnostic>> {
         Document::parse_bytes(&self.name, &self.bytes)
+    }
+
+    /// The file as text.
+    pub fn text(&self) -> Result<&str, Vec<Diagnostic>> {
+        policy::text_of(&self.name, &self.bytes)
     }
 
     /// Says what is wrong, and ends the command.

@@ -111,6 +111,11 @@ impl Described {
             user: node.user.as_ref().map(ToString::to_string),
             tags: node.tags.iter().map(ToString::to_string).collect(),
             addresses: node.addresses.clone(),
+            attributes: node
+                .attributes
+                .iter()
+                .map(|(name, value)| (name.to_string(), in_json(value)))
+                .collect(),
             ..Self::default()
         }
     }
@@ -150,6 +155,14 @@ impl Described {
             attributes,
             ..Node::new(NodeId(id), name)
         })
+    }
+}
+
+fn in_json(attribute: &Attribute) -> serde_json::Value {
+    match attribute {
+        Attribute::Text(text) => text.to_string().into(),
+        Attribute::Number(number) => (*number).into(),
+        Attribute::Bool(flag) => (*flag).into(),
     }
 }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{
-    AgentAdd, AgentAdded, AgentEntry, Failure, Health, LocalAgentEntry, LocalAgents, Path as Way,
-    Ping, PingRequest, Timestamp,
+    AgentAdd, AgentAdded, AgentEntry, Failure, Health, KillRequest, LocalAgentEntry, LocalAgents,
+    Path as Way, Ping, PingRequest, Timestamp,
 };
 use axum::extract::{Path, State as Shares};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use identity::{AgentAddress, AgentName};
+use identity::{AgentAddress, AgentName, KillFile};
 use tracing::info;
 
 use super::extract::{Anyone, AsAdmin, Json};
@@ -139,6 +139,25 @@ pub(super) async fn policy(
         )
         .hint("crabmesh policy push, on the operator's machine")),
     }
+}
+
+pub(super) async fn kill(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAdmin { uid }: AsAdmin,
+    Json(KillRequest { file }): Json<KillRequest>,
+) -> Result<Response, Refused> {
+    let file = KillFile::parse(&file).map_err(|error| {
+        Refused::new(StatusCode::BAD_REQUEST, "kill_refused", error.to_string())
+            .hint("take what `crabmesh kill --out FILE` wrote, whole")
+    })?;
+    let applied = shared
+        .view
+        .kill(file)
+        .await
+        .map_err(Refused::from_failure)?;
+    let version = &applied.version;
+    info!(target: "crabmesh::audit", uid, version, news = applied.news, "a kill file was applied");
+    Ok(json(StatusCode::OK, &applied))
 }
 
 pub(super) async fn health(Anyone(_): Anyone) -> Response {

@@ -6,6 +6,8 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use wire::MessageId;
 
@@ -49,6 +51,12 @@ impl FromRequestParts<Arc<Shared>> for AsAgent {
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refused> {
         let Anyone(caller) = Anyone::from_request_parts(parts, shared).await?;
+        Self::of(&caller)
+    }
+}
+
+impl AsAgent {
+    pub(super) fn of(caller: &Caller) -> Result<Self, Refused> {
         match caller.agent() {
             Some(agent) => Ok(Self(agent.clone())),
             None => Err(Refused::new(
@@ -78,22 +86,44 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Json<T> {
     type Rejection = Refused;
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Refused> {
-        let bytes =
-            Bytes::from_request(request, shared)
-                .await
-                .map_err(|rejection| match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => Refused::new(
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "too_large",
-                        "the request is larger than any message can be",
-                    ),
-                    _ => Refused::schema("the request ended before its body did"),
-                })?;
-        let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        match Bytes::from_request(request, shared).await {
+            Ok(bytes) => Self::read(&bytes),
+            Err(rejection) => Err(match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+                _ => ended_early(),
+            }),
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Json<T> {
+    /// The same without axum, for the verbs that go past it.
+    pub(super) async fn of(body: Incoming) -> Result<Self, Refused> {
+        match Limited::new(body, REQUEST_MAX).collect().await {
+            Ok(collected) => Self::read(&collected.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+            Err(_) => Err(ended_early()),
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, Refused> {
+        let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { bytes };
         serde_json::from_slice(bytes)
             .map(Self)
             .map_err(|error| Refused::schema(error.to_string()))
     }
+}
+
+fn too_large() -> Refused {
+    Refused::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_large",
+        "the request is larger than any message can be",
+    )
+}
+
+fn ended_early() -> Refused {
+    Refused::schema("the request ended before its body did")
 }
 
 impl<T: DeserializeOwned> FromRequestParts<Arc<Shared>> for Query<T> {
@@ -106,6 +136,9 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Shared>> for Query<T> {
         }
     }
 }
+
+/// The largest body with every byte of it escaped as `\u00XX`, and room for the other fields.
+pub(super) const REQUEST_MAX: usize = 6 * wire::message::MAX_BODY + (64 << 10);
 
 /// A message id in a path or a body.
 pub(super) fn message_id(text: &str) -> Result<MessageId, Refused> {

@@ -358,10 +358,14 @@ fn outcome_answer(id: MessageId, outcome: Outcome, timeout: Duration) -> SendAns
         Outcome::Settled(status) => status_answer(status),
         Outcome::TimedOut(status) => {
             let mut answer = status_answer(status);
-            let reason = format!("no answer within {:?}", timeout);
+            let mut reason = format!("no answer within {:?}", timeout);
+            // It waits for a token; that is no end of its own.
+            if let Some(waits) = answer.error.take() {
+                reason = format!("{reason}: {}", waits.reason);
+            }
             let timeout = api::Failure::new("timeout", reason)
                 .hint("a late answer arrives by `crabmesh recv`");
-            answer.error.get_or_insert(timeout);
+            answer.error = Some(timeout);
             answer
         }
     }
@@ -404,7 +408,9 @@ fn failure(failure: router::Failure) -> api::Failure {
         code: failure.code.into(),
         reason: failure.reason.into(),
         hint: None,
-        missing_grant: failure.missing_grant.map(Into::into),
+        missing_grant: failure.missing_grant,
+        cause: failure.cause,
+        rule: failure.rule,
     }
 }
 

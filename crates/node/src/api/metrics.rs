@@ -74,6 +74,18 @@ pub(super) fn text(api: &Counters, stats: &Stats) -> String {
         ),
         (
             "counter",
+            "messages_throttled",
+            "Messages from peers that a rate guard made wait.",
+            counters.throttled,
+        ),
+        (
+            "gauge",
+            "policy_buckets",
+            "Token buckets of rate guards that are kept.",
+            size(stats.router.buckets),
+        ),
+        (
+            "counter",
             "messages_duplicates",
             "Messages that were here before.",
             counters.duplicates,

@@ -13,7 +13,8 @@ use crate::messages::SendError;
 #[derive(Debug)]
 pub(super) struct Refused {
     status: StatusCode,
-    failure: Failure,
+    /// In a box, as every call may end so.
+    failure: Box<Failure>,
     message: Option<(MessageId, State)>,
 }
 
@@ -21,7 +22,7 @@ impl Refused {
     pub(super) fn new(status: StatusCode, code: &str, reason: impl Into<String>) -> Self {
         Self {
             status,
-            failure: Failure::new(code, reason),
+            failure: Box::new(Failure::new(code, reason)),
             message: None,
         }
     }
@@ -50,13 +51,13 @@ impl Refused {
     pub(super) fn from_failure(failure: Failure) -> Self {
         Self {
             status: status_of(&failure.code),
-            failure,
+            failure: Box::new(failure),
             message: None,
         }
     }
 
     pub(super) fn hint(mut self, hint: &str) -> Self {
-        self.failure = self.failure.hint(hint);
+        self.failure.hint = Some(hint.to_owned());
         self
     }
 
@@ -64,7 +65,7 @@ impl Refused {
     pub(super) fn of_message(id: MessageId, error: &SendError) -> Self {
         let refused = Self::from(error);
         let state = match refused.failure.code.as_str() {
-            "denied" => State::Denied,
+            "denied" | router::BLOCKED => State::Denied,
             "expired" => State::Expired,
             _ => State::Failed,
         };
@@ -77,13 +78,10 @@ impl Refused {
 
 impl From<&SendError> for Refused {
     fn from(error: &SendError) -> Self {
-        let reason = match error {
-            SendError::Refused(router::Refusal::Denied(denial)) => denial.reason.clone(),
-            other => other.to_string(),
-        };
-        let mut failure = Failure::new(error.code(), reason);
-        failure.missing_grant = error.missing_grant().map(str::to_owned);
-        Self::from_failure(failure)
+        Self::from_failure(match error {
+            SendError::Refused(router::Refusal::Denied(denial)) => denied(error.code(), denial),
+            other => Failure::new(error.code(), other.to_string()),
+        })
     }
 }
 
@@ -119,7 +117,7 @@ impl From<AgentsError> for Refused {
 
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
-        refused.failure
+        *refused.failure
     }
 }
 
@@ -134,14 +132,14 @@ impl IntoResponse for Refused {
                         id,
                         state,
                         reply: None,
-                        error: Some(self.failure),
+                        error: Some(*self.failure),
                     },
                 )
             }
             None => json(
                 self.status,
                 &ErrorAnswer {
-                    error: self.failure,
+                    error: *self.failure,
                 },
             ),
         };
@@ -156,6 +154,16 @@ impl IntoResponse for Refused {
             _ => {}
         }
         response
+    }
+}
+
+/// A denial by this gateway's own policy, which its agents may hear in full.
+pub(crate) fn denied(code: &str, denial: &policy::Denial) -> Failure {
+    Failure {
+        missing_grant: denial.missing_grant.as_deref().map(Into::into),
+        cause: Some(router::cause_of(denial).into()),
+        rule: denial.rule.as_ref().map(|rule| rule.as_str().into()),
+        ..Failure::new(code, denial.reason.clone())
     }
 }
 
@@ -174,13 +182,13 @@ pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Respons
 
 fn status_of(code: &str) -> StatusCode {
     match code {
-        "denied" | "no_policy" => StatusCode::FORBIDDEN,
+        "denied" | "no_policy" | router::BLOCKED => StatusCode::FORBIDDEN,
         "unknown_gateway" | "unknown_agent" | "not_found" => StatusCode::NOT_FOUND,
         "conflict" | "no_open_request" | "loop" => StatusCode::CONFLICT,
         "expired" => StatusCode::GONE,
         "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "outbox_full" | "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
-        "store_full" => StatusCode::INSUFFICIENT_STORAGE,
+        "store_full" | "store" => StatusCode::INSUFFICIENT_STORAGE,
         "stopping" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use api::Endpoints;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::DefaultBodyLimit;
-use axum::http::{Request, Response};
+use axum::extract::{DefaultBodyLimit, State as Shares};
+use axum::http::{Method, Request, Response};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use hyper::body::Incoming;
@@ -25,9 +25,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::gate::Peer;
+use super::extract::{AsAgent, Json, REQUEST_MAX};
+use super::gate::{Caller, Peer};
 use super::listen::{ApiError, Listeners, admin_token};
 use super::observe::Seen;
+use super::refused::Refused;
 use super::{ApiConfig, Counters, NodeView, Shared, admin, messages};
 use crate::agents::Agents;
 use crate::messages::Messages;
@@ -194,12 +196,50 @@ impl Server {
         mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         match self.shared.admit(peer, &request) {
-            Ok((caller, _in_flight)) => {
-                request.extensions_mut().insert(caller);
-                self.router.call(request).await
-            }
+            Ok((caller, _in_flight)) => match Verb::of(&request) {
+                Some(verb) => Ok(verb.answer(&self.shared, &caller, request).await),
+                None => {
+                    request.extensions_mut().insert(caller);
+                    self.router.call(request).await
+                }
+            },
             Err(refused) => Ok(refused.into_response()),
         }
+    }
+}
+
+/// The verbs that carry the messages. They go past axum, whose layers cost as much as the rest of a
+/// call; the router has them too, for every other method.
+enum Verb {
+    Send,
+    Ask,
+}
+
+impl Verb {
+    fn of<B>(request: &Request<B>) -> Option<Self> {
+        match request.uri().path() {
+            _ if request.method() != Method::POST => None,
+            "/v1/send" => Some(Self::Send),
+            "/v1/ask" => Some(Self::Ask),
+            _ => None,
+        }
+    }
+
+    async fn answer(
+        self,
+        shared: &Arc<Shared>,
+        caller: &Caller,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let answered = async {
+            let agent = AsAgent::of(caller)?;
+            let (shared, body) = (Shares(shared.clone()), request.into_body());
+            match self {
+                Self::Send => messages::send(shared, agent, Json::of(body).await?).await,
+                Self::Ask => messages::ask(shared, agent, Json::of(body).await?).await,
+            }
+        };
+        answered.await.unwrap_or_else(Refused::into_response)
     }
 }
 
@@ -229,6 +269,7 @@ fn router(shared: Arc<Shared>) -> Router {
             get(admin::show).delete(admin::remove),
         )
         .route("/v1/admin/agents/{name}/rotate", post(admin::rotate))
+        .route("/v1/admin/kill", post(admin::kill))
         .fallback(admin::unknown)
         .method_not_allowed_fallback(admin::wrong_method)
         .layer(DefaultBodyLimit::max(REQUEST_MAX))
@@ -240,9 +281,6 @@ async fn pause(error: &io::Error) {
     warn!(%error, "cannot accept a caller");
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
-
-/// The largest body with every byte of it escaped as `\u00XX`, and room for the other fields.
-const REQUEST_MAX: usize = 6 * wire::message::MAX_BODY + (64 << 10);
 
 /// Heads are small; bodies are read past this in pieces.
 const BUFFER_MAX: usize = 128 << 10;

@@ -6,6 +6,10 @@
 //! snapshots) and passed on (the gossip). **Invariant:** a beacon's silence, its lies about
 //! presence and its `Removed` take nothing away; only signed documents and the clock do.
 
+mod compiled;
+mod disk;
+mod farewell;
+mod kill;
 mod spread;
 mod views;
 
@@ -16,11 +20,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use identity::{
-    Alarm, Change, Digest, Heads, IdentityKey, NodeId, Order, Role, Standing, Trust, TrustError,
-    UnixTime, WireGuardPublic,
+    Alarm, Block, BoundedClock, Change, Digest, Heads, IdentityKey, NodeId, Order, Role, Standing,
+    Trust, TrustError, UnixTime, WireGuardPublic,
 };
 use net::link::Papers;
-use policy::Policy;
 use tunnel::PeerConfig;
 use wire::link::Refusal;
 use wire::map::{Cursor, Document, MapRequest, MapUpdate, PublishError};
@@ -30,6 +33,10 @@ use crate::control::Beacon;
 use crate::control::gossip::{self, CloneAlarm, Gossip, Kind};
 use crate::control::own::{Own, Wanted};
 use crate::world::World;
+use compiled::Compiled;
+use farewell::Farewell;
+
+pub use kill::Applied;
 
 /// The moment of an input, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +63,8 @@ pub enum Output {
     Papers(Papers),
     /// For `status`.
     Status(Arc<Status>),
+    /// Open a session with this peer where there is none: it should hear of news.
+    Dial(NodeId),
     /// On a peer's control stream.
     ToPeer(NodeId, PeerFrame),
     /// On a beacon's link.
@@ -76,6 +85,8 @@ pub enum Event {
     Revoked(NodeId),
     /// The policy changed.
     Policy(Order),
+    /// The revocations changed.
+    Revocations(Order),
     /// The signed policy cannot be read by this program: nothing is allowed. Says why.
     PolicyUnreadable(String),
     /// This node's membership ends in so many days.
@@ -99,6 +110,8 @@ pub struct Status {
     pub expires_at: Option<UnixTime>,
     /// The policy in force, and when it was signed.
     pub policy: Option<(Order, UnixTime)>,
+    /// The revocation set in force, and the blocks in it.
+    pub revocations: Option<(Order, Vec<Block>)>,
     /// When the map was last known to be whole. Its age counts from here.
     pub map_at: Option<UnixTime>,
     /// Whether a beacon tells of changes now: then the age of the map is nought.
@@ -146,6 +159,7 @@ pub struct State {
     dirty: bool,
     retry_at: Option<Instant>,
     stale: bool,
+    farewell: Farewell,
     outputs: VecDeque<Output>,
 }
 
@@ -163,22 +177,25 @@ struct LinkView {
     presence: BTreeMap<NodeId, (bool, UnixTime)>,
 }
 
-/// A policy that was read and resolved, and for what.
-#[derive(Debug)]
-struct Compiled {
-    digest: Digest,
-    document: Option<policy::Document>,
+/// What a world is made of: the policy, the revocations, the membership of each gateway in good
+/// standing, and whether the clock can be trusted.
+#[derive(Debug, PartialEq, Eq)]
+struct WorldKey {
+    policy: Option<Digest>,
+    revocations: Option<Digest>,
     members: Vec<(NodeId, Digest)>,
-    policy: Option<Arc<Policy>>,
+    clock: BoundedClock,
+    clock_is_behind: bool,
 }
-
-/// What a world is made of: the policy, and the membership of each gateway in good standing.
-type WorldKey = (Option<Digest>, Vec<(NodeId, Digest)>);
 
 /// What was last put out: only changes are.
 #[derive(Debug, Default)]
 struct Told {
     world: Option<WorldKey>,
+    /// The time of that world, and when dates in its policy make another one of it.
+    at: UnixTime,
+    change_at: Option<UnixTime>,
+    snapshot: Option<Arc<World>>,
     peers: Option<Arc<Vec<PeerConfig>>>,
     beacons: Option<Arc<Vec<Beacon>>>,
     papers: Option<Papers>,
@@ -224,6 +241,7 @@ impl State {
             dirty: false,
             retry_at: None,
             stale: true,
+            farewell: Farewell::default(),
             outputs: VecDeque::new(),
         };
         state.tick();
@@ -408,6 +426,12 @@ impl State {
         self.now = now;
         self.gossip.handle_timeout(now.instant);
         self.tell_ready();
+        if self.farewell.handle_timeout(now.instant) {
+            self.stale = true;
+        }
+        if self.until_change().is_some_and(|left| left.is_zero()) {
+            self.stale = true;
+        }
         if now.instant >= self.tick_at {
             self.tick_at = now.instant + TICK;
             self.tick();
@@ -416,7 +440,16 @@ impl State {
 
     /// When [`State::handle_timeout`] should be called.
     pub fn deadline(&self) -> Instant {
-        let deadlines = [self.gossip.deadline(), self.retry_at, Some(self.tick_at)];
+        let deadlines = [
+            self.gossip.deadline(),
+            self.farewell.deadline(),
+            // Where it is known already, it waits for the disk.
+            self.until_change()
+                .filter(|_| !self.stale)
+                .map(|left| self.now.instant + left),
+            self.retry_at,
+            Some(self.tick_at),
+        ];
         deadlines
             .into_iter()
             .flatten()
@@ -424,30 +457,13 @@ impl State {
             .unwrap_or(self.tick_at)
     }
 
-    /// The snapshot is on disk: what follows from it may be activated.
-    pub fn handle_persisted(&mut self) {
-        self.dirty = false;
-        self.retry_at = None;
-    }
-
-    /// The snapshot could not be written. News is not activated, but whoever lost its right to
-    /// talk to us loses it now: that much is safe without a disk.
-    pub fn handle_persist_failed(&mut self, now: Now) {
-        self.now = now;
-        self.retry_at = Some(now.instant + RETRY);
-        let allowed = self.peers();
-        if let Some(told) = &self.told.peers {
-            let kept: Vec<PeerConfig> = told
-                .iter()
-                .filter(|peer| allowed.iter().any(|other| other.node == peer.node))
-                .cloned()
-                .collect();
-            if kept.len() < told.len() {
-                let kept = Arc::new(kept);
-                self.told.peers = Some(Arc::clone(&kept));
-                self.outputs.push_front(Output::Peers(kept));
-            }
-        }
+    /// How long the policy means what it meant when the world was last told; dates have whole
+    /// seconds, so this is up to one too long.
+    fn until_change(&self) -> Option<Duration> {
+        let at = self.told.change_at?;
+        let left = at.0.saturating_sub(self.trust.clock(self.now.clock).0);
+        // A date may be in the year 9999; long before that another tick has looked.
+        Some(Duration::from_secs(left).min(TICK))
     }
 
     /// What the shell must do next.
@@ -457,7 +473,7 @@ impl State {
                 && self.now.instant < retry_at
             {
                 return match self.outputs.front() {
-                    Some(Output::Peers(_)) => self.outputs.pop_front(),
+                    Some(Output::Peers(_) | Output::World(_)) => self.outputs.pop_front(),
                     _ => None,
                 };
             }
@@ -494,9 +510,7 @@ impl State {
         self.stale = true;
         match document {
             Document::TrustLog(_) | Document::Policy(_) | Document::Revocations(_) => {
-                let heads = self.trust.heads();
-                self.send_peers_but(source, &PeerFrame::Heads(heads));
-                self.publish_but(source, document);
+                self.tell_news(source, document);
                 // What ends by these may be this node's own membership, or cure it.
                 self.renew_record();
             }
@@ -676,9 +690,6 @@ fn kind_of(document: &Document) -> Option<Kind> {
 
 /// How often dates are compared with the clock.
 const TICK: Duration = Duration::from_secs(30);
-
-/// A disk that failed is tried again so often.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// A beacon that is down for so long is no longer named first.
 const LOST: Duration = Duration::from_secs(60);

@@ -1,6 +1,7 @@
 //! The handle: what an API handler calls. Every call is one command to the task and one answer;
 //! a caller that goes away simply drops its end.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -414,9 +415,20 @@ impl WaitFor {
 
 /// A fresh id: now, and ten random bytes.
 pub fn fresh_id() -> MessageId {
-    let mut random = [0; 10];
-    getrandom::fill(&mut random).expect("the kernel's random source does not fail after boot");
+    let random = RANDOM.with_borrow_mut(|random| {
+        if random.is_empty() {
+            random.resize(IDS_AT_ONCE, [0; ID_RANDOM]);
+            getrandom::fill(random.as_flattened_mut())
+                .expect("the kernel's random source does not fail after boot");
+        }
+        random.pop().unwrap_or_default()
+    });
     MessageId::new(super::task::unix_ms(), random)
+}
+
+thread_local! {
+    /// The kernel's bytes for ids, fetched for many at once: the call costs more than they do.
+    static RANDOM: RefCell<Vec<[u8; ID_RANDOM]>> = const { RefCell::new(Vec::new()) };
 }
 
 fn waiter(what: WaitFor) -> (Waiter, oneshot::Receiver<Outcome>) {
@@ -437,6 +449,10 @@ fn to_router(draft: Draft) -> Result<router::Draft, SendError> {
         body: draft.body,
     })
 }
+
+const ID_RANDOM: usize = 10;
+/// The kernel gives up to 256 bytes without being interrupted (getrandom(2)).
+const IDS_AT_ONCE: usize = 25;
 
 /// Deliveries that a follower is handed ahead of reading them.
 const FOLLOW_AHEAD: usize = 64;

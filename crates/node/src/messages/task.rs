@@ -169,6 +169,14 @@ impl Plane {
                     // Nobody carries messages any longer; they wait in the spool.
                     Err(_) => self.unsent.clear(),
                 },
+                // Before anybody is heard: what comes now is judged by what is known now.
+                changed = self.world.changed(), if world_open => match changed {
+                    Ok(()) => {
+                        let world = self.world.borrow_and_update().clone();
+                        self.router.set_authority(world, Instant::now());
+                    }
+                    Err(_) => world_open = false,
+                },
                 input = self.inputs.recv(), if inputs_open && room => match input {
                     Some(input) => self.handle_inputs(input),
                     None => inputs_open = false,
@@ -176,13 +184,6 @@ impl Plane {
                 command = self.commands.recv(), if room => match command {
                     Some(command) => self.handle_commands(command),
                     None => break,
-                },
-                changed = self.world.changed(), if world_open => match changed {
-                    Ok(()) => {
-                        let world = self.world.borrow_and_update().clone();
-                        self.router.set_authority(world, Instant::now());
-                    }
-                    Err(_) => world_open = false,
                 },
                 () = self.wake.notified() => self.forget_the_gone(),
                 () = timer => {}
@@ -526,19 +527,36 @@ impl Plane {
     /// Hands a reply to the first who waits for it.
     fn answer(&mut self, request: MessageKey, delivery: Delivery, now: Instant) {
         let mut delivery = Some(delivery);
+        let mut others = Vec::new();
         for waiter in self.waiters.remove(&request).unwrap_or_default() {
             let is_for_it = waiter.what == WaitFor::Reply && !waiter.answer.is_closed();
             if let (true, Some(reply)) = (is_for_it, delivery.take_if(|_| is_for_it)) {
                 if let Err(Outcome::Answered(back)) = waiter.answer.send(Outcome::Answered(reply)) {
                     delivery = Some(back);
                 }
-            } else if let Ok(status) = self.router.status(request.instance, request.id) {
-                let _ = waiter.answer.send(Outcome::Settled(status.clone()));
+            } else if !waiter.answer.is_closed() {
+                others.push(waiter);
             }
         }
         match delivery {
             None => self.router.handle_answer_taken(request, now),
             Some(_) => self.router.handle_answer_left(request, now),
+        }
+        let taken = delivery.is_none();
+        let Ok(status) = self.router.status(request.instance, request.id) else {
+            return;
+        };
+        for waiter in others {
+            if taken || waiter.what.met_by(&status) {
+                let _ = waiter.answer.send(Outcome::Settled(status.clone()));
+            } else if self
+                .router
+                .watch(request.instance, request.id, true, now)
+                .is_ok()
+            {
+                // The reply is not on disk yet; what this one waits for comes with it.
+                self.waiters.entry(request).or_default().push(waiter);
+            }
         }
     }
 
@@ -631,13 +649,13 @@ impl Plane {
                 self.unwatch_unless_awaited(key, now);
             }
             Event::Failed { key, error } => {
-                info!(target: "crabmesh::audit", agent = %key.instance, msg = %key.id, code = %error.code, "failed");
+                info!(target: "crabmesh::audit", agent = %key.instance, msg = %key.id, code = %error.code, rule = error.rule.as_deref(), "failed");
             }
             Event::Refused { node, key, error } => {
-                info!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, "refused");
+                info!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, rule = error.rule.as_deref(), "refused");
             }
             Event::DeadLetter { node, key, error } => {
-                warn!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, "dead letter");
+                warn!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, rule = error.rule.as_deref(), "dead letter");
             }
             Event::Wanted { peer } => self.output(PeerOutput::Wanted(peer)),
             Event::AgentGone { instance } => {

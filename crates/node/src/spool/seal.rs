@@ -51,13 +51,13 @@ impl Sealer {
         out.extend_from_slice(&self.key_id.to_le_bytes());
         out.extend_from_slice(&self.counter.to_le_bytes());
         out.push(FORMAT);
-        let bytes = std::mem::take(out);
+        let end = End(&mut *out);
         let encoded = match value {
-            Row::Outbox(value) => postcard::to_extend(value, bytes),
-            Row::Inbox(value) => postcard::to_extend(value, bytes),
-            Row::Dead(value) => postcard::to_extend(value, bytes),
+            Row::Outbox(value) => postcard::serialize_with_flavor(value, end),
+            Row::Inbox(value) => postcard::serialize_with_flavor(value, end),
+            Row::Dead(value) => postcard::serialize_with_flavor(value, end),
         };
-        *out = encoded.map_err(|_| NotARow)?;
+        encoded.map_err(|_| NotARow)?;
         let aad = Aad::from(additional(value.table(), row, self.key_id));
         let tag = self
             .key
@@ -65,6 +65,27 @@ impl Sealer {
             .map_err(|_| NotARow)?;
         out.extend_from_slice(tag.as_ref());
         self.counter += 1;
+        Ok(())
+    }
+}
+
+/// The end of a vector, for postcard: its own `to_extend` copies a body byte by byte.
+struct End<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for End<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
         Ok(())
     }
 }

@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
+use std::io::{self, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use router::{Row, RowId, Table};
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use zeroize::Zeroizing;
 
@@ -17,6 +21,8 @@ use crate::state::StateDir;
 pub(super) struct Store {
     pub(super) connection: Connection,
     pub(super) sealer: Sealer,
+    /// How long the log was after the last commit.
+    pub(super) log_pages: Arc<AtomicU32>,
     path: PathBuf,
     key: Zeroizing<[u8; 32]>,
     epoch: u64,
@@ -82,19 +88,18 @@ impl Store {
                 path: path.into(),
                 source,
             })?;
-        let connection = Connection::open(path).map_err(failed("open"))?;
+        let mut connection = Connection::open(path).map_err(failed("open"))?;
         let synchronous = match durability {
             Durability::Full => "FULL",
             Durability::None => "OFF",
         };
         // The file is this process's alone (the state directory is locked), so WAL needs no shared
-        // memory file. 4000 pages are 16 MB of log between two checkpoints.
+        // memory file.
         connection
             .execute_batch(&format!(
                 "PRAGMA locking_mode = EXCLUSIVE;
                  PRAGMA journal_mode = WAL;
                  PRAGMA synchronous = {synchronous};
-                 PRAGMA wal_autocheckpoint = 4000;
                  PRAGMA temp_store = MEMORY;
                  PRAGMA cache_size = -4096;"
             ))
@@ -147,9 +152,21 @@ impl Store {
             ))
         })?;
         let sealer = Sealer::new(key, &salt, start);
+        if durability == Durability::Full {
+            fill_log(path);
+        }
+        // Instead of SQLite's own, which checkpoints inside COMMIT, while somebody waits for it.
+        let log_pages = Arc::new(AtomicU32::new(0));
+        let counted = log_pages.clone();
+        let count = move |_: &mut Wal, pages: i32| {
+            counted.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        };
+        connection.wal_hook(Some(count)).map_err(failed("open"))?;
         Ok(Self {
             connection,
             sealer,
+            log_pages,
             path: path.into(),
             key: key.clone(),
             epoch,
@@ -289,13 +306,8 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 
 /// Moves a damaged database and its log out of the way.
 fn set_aside(path: &Path) -> Result<PathBuf, SpoolError> {
-    let with = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
     let free = (1..)
-        .map(|n| with(&format!(".damaged-{n}")))
+        .map(|n| with_suffix(path, &format!(".damaged-{n}")))
         .find(|aside| !aside.exists());
     let aside = free.expect("a file system has fewer names than numbers");
     let renamed = |source| SpoolError::Io {
@@ -303,14 +315,45 @@ fn set_aside(path: &Path) -> Result<PathBuf, SpoolError> {
         path: path.into(),
         source,
     };
-    let log = with("-wal");
+    let log = with_suffix(path, "-wal");
     if log.exists() {
-        let mut aside_log = aside.as_os_str().to_owned();
-        aside_log.push("-wal");
-        std::fs::rename(&log, PathBuf::from(aside_log)).map_err(renamed)?;
+        std::fs::rename(&log, with_suffix(&aside, "-wal")).map_err(renamed)?;
     }
     std::fs::rename(path, &aside).map_err(renamed)?;
     Ok(aside)
+}
+
+/// Gives the log its blocks before anybody waits for them: to sync a file that grows costs a commit
+/// of the file system's own journal, about as much again as the bytes themselves. Zeros end a log
+/// as the end of its file does (the format's "WAL-reset" rule: a frame counts only with the salts
+/// of the log's head and a checksum that fits).
+fn fill_log(database: &Path) {
+    if let Err(error) = try_fill_log(&with_suffix(database, "-wal")) {
+        tracing::debug!(%error, "the log of the spool grows as it is written");
+    }
+}
+
+fn try_fill_log(log: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(log)?;
+    let found = file.seek(SeekFrom::End(0))?;
+    let mut left = LOG_BYTES.saturating_sub(found);
+    let zeros = vec![0; 64 << 10];
+    while left > 0 {
+        let now = left.min(zeros.len() as u64);
+        if let Err(error) = file.write_all(&zeros[..now as usize]) {
+            // A full disk keeps what little room it has.
+            file.set_len(found)?;
+            return Err(error);
+        }
+        left -= now;
+    }
+    file.sync_all()
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 fn random<const N: usize>() -> [u8; N] {
@@ -319,6 +362,11 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// The log's size from the start on: what a spool writes between two checkpoints when it is not
+/// in a hurry.
+pub(super) const LOG_BYTES: u64 = LOG_PAGES as u64 * (4096 + 24) + 32;
+/// Pages in the log from which on it is worth a checkpoint when nobody waits.
+pub(super) const LOG_PAGES: u32 = 1000;
 /// 2^40 rows: a year and more at 20,000 a second, and 2^23 starts before SQLite's row ids end.
 const ROWS_PER_START: u32 = 40;
 const SCHEMA_VERSION: i64 = 1;

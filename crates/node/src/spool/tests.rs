@@ -66,6 +66,72 @@ async fn many_stores_share_one_commit() {
 }
 
 #[tokio::test]
+async fn a_store_that_nobody_waits_for_reaches_the_disk_by_itself_after_work_and_after_rest() {
+    let (_home, state) = state();
+    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let lazy = |n| Job {
+        ticket: None,
+        writes: vec![Write::Put(RowId(n), waiting(b"lazy"))],
+    };
+    store(&opened.spool, 1, Vec::new()).await;
+
+    opened.spool.submit(&mut vec![lazy(8)]);
+    until_committed(&opened.spool, 2);
+    // By now the thread sleeps until it is woken, or looks once more: both must notice this.
+    std::thread::sleep(writer::IDLE * 2);
+    opened.spool.submit(&mut vec![lazy(9)]);
+    until_committed(&opened.spool, 3);
+
+    assert_eq!(opened.spool.stats().writes, 2);
+}
+
+#[tokio::test]
+async fn the_log_has_its_blocks_before_the_first_store() {
+    let (_home, state) = state();
+    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let length = || std::fs::metadata(state.file("spool.db-wal")).map_or(0, |log| log.len());
+    assert_eq!(length(), store::LOG_BYTES);
+
+    for n in 1..=10 {
+        let writes = vec![Write::Put(RowId(n), waiting(b"x"))];
+        store(&opened.spool, n, writes).await;
+    }
+
+    assert_eq!(length(), store::LOG_BYTES, "it does not grow");
+    let copy = state.file("copy.db");
+    for (from, to) in [(DATABASE, "copy.db"), ("spool.db-wal", "copy.db-wal")] {
+        std::fs::copy(state.file(from), state.file(to)).expect("as a crash leaves it");
+    }
+    let raw = rusqlite::Connection::open(copy).expect("opens");
+    let rows: i64 = raw
+        .query_row("SELECT count(*) FROM outbox", [], |row| row.get(0))
+        .expect("recovered");
+    assert_eq!(rows, 10);
+}
+
+#[tokio::test]
+async fn a_long_log_is_moved_into_the_database() {
+    let (_home, state) = state();
+    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let body = [7; 4096];
+
+    for n in 0..64 {
+        let puts = (1..=100).map(|row| Write::Put(RowId(n * 100 + row), waiting(&body)));
+        store(&opened.spool, n + 1, puts.collect()).await;
+    }
+
+    let log = std::fs::metadata(state.file("spool.db-wal")).expect("there");
+    assert!(
+        log.len() < 5 * store::LOG_BYTES,
+        "{} of 26 MB and more",
+        log.len()
+    );
+    drop(opened);
+    let rows = Spool::open(&state, Durability::Full).expect("there").rows;
+    assert_eq!(rows.len(), 6400);
+}
+
+#[tokio::test]
 async fn nothing_readable_is_on_disk_and_nobody_else_may_read_it() {
     let (_home, state) = state();
     let opened = Spool::open(&state, Durability::Full).expect("new");
@@ -252,6 +318,14 @@ async fn until_stored(spool: &Spool, ticket: u64) {
     }
 }
 
+fn until_committed(spool: &Spool, commits: u64) {
+    let begun = std::time::Instant::now();
+    while spool.stats().commits < commits {
+        assert!(begun.elapsed().as_secs() < 60, "{:?}", spool.stats());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 fn waiting(body: &[u8]) -> Row {
     Row::Outbox(OutboxRow::Waiting {
         node: NodeId([2; 16]),
@@ -297,6 +371,30 @@ fn known() -> Row {
     }))
 }
 
+/// A failure as the first version wrote it, and as every version does.
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct FirstFailure {
+    code: String,
+    reason: String,
+    missing_grant: Option<String>,
+}
+
+#[test]
+fn a_failure_of_the_first_version_reads_as_it_was_written() {
+    let written = FirstFailure {
+        code: "denied".into(),
+        reason: "no grant".into(),
+        missing_grant: Some("{}".into()),
+    };
+    let bytes = postcard::to_allocvec(&written).expect("encoded");
+
+    let read: Failure = postcard::from_bytes(&bytes).expect("decoded");
+
+    assert_eq!((&*read.code, &*read.reason), ("denied", "no grant"));
+    assert_eq!((read.cause, read.rule), (None, None));
+    assert_eq!(read.missing_grant.as_deref(), Some("{}"));
+}
+
 fn dead() -> Row {
     Row::Dead(DeadRow {
         instance: InstanceId([1; 16]),
@@ -304,9 +402,11 @@ fn dead() -> Row {
         other: "coder@gw-b".parse().expect("an address"),
         id: MessageId::new(5, [1; 10]),
         error: Failure {
-            code: "expired".into(),
-            reason: "late".into(),
+            code: "denied".into(),
+            reason: "guard g 1 lets at most 10 bytes pass".into(),
             missing_grant: None,
+            cause: Some("guard".into()),
+            rule: Some("g 1".into()),
         },
         at_ms: 7,
         content_type: "text/plain".into(),

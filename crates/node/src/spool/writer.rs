@@ -1,18 +1,18 @@
 //! The writing thread and the queue before it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 #[cfg(debug_assertions)]
 use router::{InboxRow, OutboxRow, Row};
-use router::{Table, Ticket, Write};
-use rusqlite::{CachedStatement, Connection, params};
+use router::{Ticket, Write};
+use rusqlite::{Connection, Statement, params};
 use tokio::sync::Notify;
 
 use super::seal::Sealer;
-use super::store::Store;
+use super::store::{LOG_PAGES, Store};
 use super::{Job, MOST_AT_ONCE, crash};
 
 /// What the submitting task and the thread share.
@@ -40,6 +40,8 @@ struct Queue {
     failed: bool,
     /// The highest ticket that was submitted.
     last: u64,
+    /// The thread wakes by itself within [`IDLE`], and need not be woken for what can wait.
+    watched: bool,
     closed: bool,
 }
 
@@ -53,7 +55,7 @@ impl Shared {
 
     pub(super) fn submit(&self, jobs: &mut Vec<Job>) {
         let mut queue = self.lock();
-        let (was_asleep, was_idle) = (queue.awaited == 0, queue.since.is_none());
+        let was_asleep = queue.awaited == 0;
         for mut job in jobs.drain(..) {
             if let Some(ticket) = job.ticket {
                 queue.last = queue.last.max(ticket.0);
@@ -73,7 +75,7 @@ impl Shared {
         }
         let wake = (was_asleep && queue.awaited > 0) || queue.jobs.len() >= MOST_AT_ONCE;
         // Nobody waits for the rest; but the thread must learn once that there is something.
-        let first = queue.awaited == 0 && was_idle && queue.since.is_some();
+        let first = !queue.watched && queue.since.is_some();
         drop(queue);
         if wake || first {
             self.wake.notify_one();
@@ -89,6 +91,11 @@ impl Shared {
         self.lock().jobs.len()
     }
 
+    /// Whether nobody waits for a commit now.
+    fn is_idle(&self) -> bool {
+        self.lock().awaited == 0
+    }
+
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_one();
@@ -97,16 +104,22 @@ impl Shared {
     /// Waits for work; `None` when there is none and never will be.
     fn take(&self, jobs: &mut Vec<Job>) -> Option<()> {
         let mut queue = self.lock();
+        // After work there is often more that can wait, and waking the thread to tell it so costs
+        // as much as storing it: it looks by itself once more before it sleeps for good.
+        let mut look_again = Some(Instant::now() + IDLE);
         loop {
-            let due = queue.since.map(|since| since + IDLE);
             let now = Instant::now();
+            let due = queue.since.map(|since| since + IDLE);
             let is_due = due.is_some_and(|due| due <= now);
             if queue.awaited > 0 || queue.jobs.len() >= MOST_AT_ONCE || is_due || queue.closed {
                 break;
             }
-            queue = match due {
-                Some(due) => {
-                    let waited = self.wake.wait_timeout(queue, due - now);
+            look_again = look_again.filter(|at| *at > now);
+            let until = due.or(look_again);
+            queue.watched = until.is_some();
+            queue = match until {
+                Some(until) => {
+                    let waited = self.wake.wait_timeout(queue, until - now);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
                 None => self
@@ -115,6 +128,8 @@ impl Shared {
                     .unwrap_or_else(PoisonError::into_inner),
             };
         }
+        // It looks into the queue before it sleeps again.
+        queue.watched = true;
         if queue.jobs.is_empty() {
             queue.since = None;
             return (!queue.closed).then_some(());
@@ -145,15 +160,23 @@ pub(super) fn run(store: Store, shared: &Shared) {
     let Store {
         connection,
         mut sealer,
+        log_pages,
         ..
     } = store;
     let mut jobs = Vec::with_capacity(MOST_AT_ONCE);
     let mut buffer = Vec::with_capacity(4096);
+    let mut statements = None;
     while shared.take(&mut jobs).is_some() {
         if jobs.is_empty() {
             continue;
         }
-        match commit(&connection, &mut sealer, &jobs, &mut buffer) {
+        let committed = match &mut statements {
+            Some(statements) => commit(statements, &mut sealer, &jobs, &mut buffer),
+            None => Statements::prepare(&connection).and_then(|prepared| {
+                commit(statements.insert(prepared), &mut sealer, &jobs, &mut buffer)
+            }),
+        };
+        match committed {
             Ok(writes) => {
                 shared.commits.fetch_add(1, Ordering::Relaxed);
                 shared.writes.fetch_add(writes, Ordering::Relaxed);
@@ -175,17 +198,32 @@ pub(super) fn run(store: Store, shared: &Shared) {
             }
         }
         jobs.clear();
+        let pages = log_pages.load(Ordering::Relaxed);
+        if pages >= MOST_LOG_PAGES || pages >= LOG_PAGES && shared.is_idle() {
+            checkpoint(&connection, &log_pages);
+        }
+    }
+}
+
+/// Moves what the log holds to its place in the database; the next commit begins the log anew.
+fn checkpoint(connection: &Connection, log_pages: &AtomicU32) {
+    let done: Result<(), _> = connection
+        .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
+        .and_then(|mut statement| statement.query_row([], |_| Ok(())));
+    match done {
+        Ok(()) => log_pages.store(0, Ordering::Relaxed),
+        // What is committed is safe in the log, and the next commit looks again.
+        Err(error) => tracing::warn!(%error, "the spool cannot shorten its log"),
     }
 }
 
 fn commit(
-    connection: &Connection,
+    statements: &mut Statements<'_>,
     sealer: &mut Sealer,
     jobs: &[Job],
     buffer: &mut Vec<u8>,
 ) -> Result<u64, rusqlite::Error> {
-    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    let mut statements = Statements::prepare(connection)?;
+    statements.begin.execute([])?;
     let mut writes = 0;
     for write in jobs.iter().flat_map(|job| &job.writes) {
         match write {
@@ -195,55 +233,45 @@ fn commit(
                 sealer
                     .seal(*row, value, buffer)
                     .map_err(|_| rusqlite::Error::InvalidQuery)?;
-                statements
-                    .put(value.table())
-                    .execute(params![id, buffer.as_slice()])?;
+                statements.put[value.table() as usize].execute(params![id, buffer.as_slice()])?;
             }
             Write::Delete(table, row) => {
                 let id = i64::try_from(row.0).unwrap_or(i64::MAX);
-                statements.delete(*table).execute([id])?;
+                statements.delete[*table as usize].execute([id])?;
             }
         }
         writes += 1;
     }
-    drop(statements);
     pass("before", jobs);
-    connection.prepare_cached("COMMIT")?.execute([])?;
+    statements.commit.execute([])?;
     pass("after", jobs);
     Ok(writes)
 }
 
-/// The statements of one commit, looked up once.
+/// The statements of a commit, prepared once in the life of a spool.
 struct Statements<'a> {
-    put: [CachedStatement<'a>; 3],
-    delete: [CachedStatement<'a>; 3],
+    begin: Statement<'a>,
+    commit: Statement<'a>,
+    put: [Statement<'a>; 3],
+    delete: [Statement<'a>; 3],
 }
 
 impl<'a> Statements<'a> {
     fn prepare(connection: &'a Connection) -> Result<Self, rusqlite::Error> {
         Ok(Self {
+            begin: connection.prepare("BEGIN IMMEDIATE")?,
+            commit: connection.prepare("COMMIT")?,
             put: [
-                connection
-                    .prepare_cached("INSERT OR REPLACE INTO outbox (id, value) VALUES (?1, ?2)")?,
-                connection
-                    .prepare_cached("INSERT OR REPLACE INTO inbox (id, value) VALUES (?1, ?2)")?,
-                connection
-                    .prepare_cached("INSERT OR REPLACE INTO dead (id, value) VALUES (?1, ?2)")?,
+                connection.prepare("INSERT OR REPLACE INTO outbox (id, value) VALUES (?1, ?2)")?,
+                connection.prepare("INSERT OR REPLACE INTO inbox (id, value) VALUES (?1, ?2)")?,
+                connection.prepare("INSERT OR REPLACE INTO dead (id, value) VALUES (?1, ?2)")?,
             ],
             delete: [
-                connection.prepare_cached("DELETE FROM outbox WHERE id = ?1")?,
-                connection.prepare_cached("DELETE FROM inbox WHERE id = ?1")?,
-                connection.prepare_cached("DELETE FROM dead WHERE id = ?1")?,
+                connection.prepare("DELETE FROM outbox WHERE id = ?1")?,
+                connection.prepare("DELETE FROM inbox WHERE id = ?1")?,
+                connection.prepare("DELETE FROM dead WHERE id = ?1")?,
             ],
         })
-    }
-
-    fn put(&mut self, table: Table) -> &mut CachedStatement<'a> {
-        &mut self.put[table as usize]
-    }
-
-    fn delete(&mut self, table: Table) -> &mut CachedStatement<'a> {
-        &mut self.delete[table as usize]
     }
 }
 
@@ -285,5 +313,7 @@ fn pass(_side: &str, _jobs: &[Job]) {
     let _ = crash::point;
 }
 
+/// Pages in the log at which a checkpoint is due whoever waits: 16 MB.
+const MOST_LOG_PAGES: u32 = 4 * LOG_PAGES;
 /// How long a store that nobody waits for may wait for company.
-const IDLE: Duration = Duration::from_millis(250);
+pub(super) const IDLE: Duration = Duration::from_millis(250);

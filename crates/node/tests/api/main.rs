@@ -415,10 +415,43 @@ async fn what_no_grant_allows_is_denied_with_the_grant_that_is_missing() {
         .as_str()
         .expect("a grant");
     assert!(grant.contains("coder") && grant.contains("send"), "{grant}");
+    assert_eq!(denied.body["error"]["cause"], json!("no_grant"));
+    assert!(denied.body["error"].get("rule").is_none());
     let nowhere = place
         .post("planner", "/v1/send", json!({"to": "coder@gw-z"}))
         .await;
     assert_eq!((nowhere.status, nowhere.code()), (404, "unknown_gateway"));
+}
+
+#[tokio::test]
+async fn a_guard_that_denies_is_named_and_one_that_makes_wait_is_no_failure() {
+    let mut place = Place::open().await;
+    place.add("planner").await;
+    place.add("narrow").await;
+    let send = |body: &str| json!({"to": "narrow@gw-a", "body": body});
+
+    let denied = place.post("planner", "/v1/send", send("eleven byte")).await;
+    assert_eq!((denied.status, denied.code()), (403, "denied"));
+    let error = &denied.body["error"];
+    assert_eq!(
+        (&error["cause"], &error["rule"]),
+        (&json!("guard"), &json!("g-narrow"))
+    );
+
+    place.post("planner", "/v1/send", send("1")).await;
+    let asked = json!({"to": "narrow@gw-a", "body": "2", "timeout_ms": 200});
+    let waits = place.post("planner", "/v1/ask", asked).await;
+    assert_eq!(waits.body["state"], json!("accepted"), "{}", waits.body);
+    assert_eq!(waits.code(), "timeout");
+    let id = waits.body["id"].as_str().expect("an id");
+    let status = place.get("planner", &format!("/v1/messages/{id}")).await;
+    assert_eq!(status.body["state"], json!("accepted"));
+    assert_eq!(status.body["error"]["code"], json!("throttled"));
+    let metrics = place.get("planner", "/v1/metrics").await.text;
+    assert!(
+        metrics.contains("\ncrabmesh_messages_throttled_total 1\n"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -504,6 +537,39 @@ async fn a_configured_admin_needs_no_token_on_the_socket() {
             .status,
         401
     );
+}
+
+#[tokio::test]
+async fn the_admin_applies_a_kill_file_and_hears_why_not() {
+    let place = Place::open().await;
+    let apply = async |file: &str| {
+        let body = json!({ "file": file }).to_string();
+        place
+            .call(&place.admin(), "POST", "/v1/admin/kill", &body)
+            .await
+    };
+    let file = |set: &[u8]| identity::KillFile::from_parts(b"log", set).to_text();
+
+    let applied = apply(&file(b"good")).await;
+    assert_eq!(
+        (applied.status, &applied.body["version"]),
+        (200, &json!("1.2"))
+    );
+    assert_eq!(applied.body["peers"], json!(3));
+
+    let forged = apply(&file(b"forged")).await;
+    assert_eq!((forged.status, forged.code()), (400, "kill_refused"));
+    let half = file(b"good");
+    for (garbage, says) in [
+        ("hello", "cmk1"),
+        (&half[..half.len() / 2], "damaged"),
+        ("cmt1aaaa", "join token"),
+    ] {
+        let refused = apply(garbage).await;
+        assert_eq!((refused.status, refused.code()), (400, "kill_refused"));
+        let reason = refused.body["error"]["reason"].to_string();
+        assert!(reason.contains(says), "{reason}");
+    }
 }
 
 #[tokio::test]

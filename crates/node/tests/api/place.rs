@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::api::{
-    AgentEntry, Failure, Isolation, MapStatus, NodeStatus, Path, Ping, Policy, Status, Timestamp,
+    AgentEntry, Failure, Isolation, KillApplied, MapStatus, NodeStatus, Path, Ping, Policy, Status,
+    Timestamp,
 };
-use identity::{AgentName, IdentityPublic, NodeId, NodeName, Order, UnixTime};
+use identity::{AgentName, IdentityPublic, KillFile, NodeId, NodeName, Order, UnixTime};
 use node::agents::Agents;
 use node::api::{Api, ApiConfig, Later, NodeView, PingTarget};
 use node::messages::{MessagesConfig, MessagesEnds};
@@ -281,10 +282,12 @@ impl NodeView for Played {
                     tags: Vec::new(),
                     expires_at: Some(Timestamp(0)),
                     isolation,
+                    enforces: vec!["rate".into()],
                 },
                 beacons: Vec::new(),
                 peers: Vec::new(),
                 policy: None,
+                revocations: None,
                 map: MapStatus { age_s: None },
             }
         })
@@ -321,6 +324,23 @@ impl NodeView for Played {
                     rtt_ms: Some(1.5),
                 }),
                 PingTarget::Agent(_) => Err(Failure::new("denied", "no grant")),
+            }
+        })
+    }
+
+    fn kill(&self, file: KillFile) -> Later<'_, Result<KillApplied, Failure>> {
+        Box::pin(async move {
+            match file.revocations() {
+                b"good" => Ok(KillApplied {
+                    version: "1.2".into(),
+                    news: true,
+                    peers: 3,
+                    beacons: 0,
+                }),
+                _ => Err(Failure::new(
+                    "kill_refused",
+                    "the signature does not verify",
+                )),
             }
         })
     }
@@ -375,5 +395,9 @@ const POLICY: &str = r#"{
   "tagOwners": {"tag:gateway": ["ana@example.com"]},
   "grants": [
     {"src": ["agent:planner@tag:gateway"], "dst": ["agent:coder@tag:gateway"], "msg": ["send", "request"]},
+    {"src": ["agent:planner@tag:gateway"], "dst": ["agent:narrow@tag:gateway"], "msg": ["send", "request"]},
+  ],
+  "guards": [
+    {"id": "g-narrow", "src": ["agent:*@*"], "dst": ["agent:narrow@*"], "maxBytes": "10", "rate": {"limit": "1/h"}},
   ],
 }"#;

@@ -286,7 +286,7 @@ fn read_approve(reader: &mut Reader, object: &Object<'_>, names: &Names) -> Opti
     let mut by = Vec::new();
     if let Some(field) = fields.get("by") {
         for text in reader.strings("by", &field.value) {
-            match NodeSelector::parse(&text.value, &text, Side::Source, names) {
+            match NodeSelector::parse(&text.value, &text, Side::Source, (names, &reader.hints())) {
                 Ok((person, _)) if person.is_of_users() => by.push(person),
                 Ok(_) => {
                     let message = format!("by={:?}: only people approve", text.value);

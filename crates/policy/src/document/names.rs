@@ -11,7 +11,7 @@ use super::posture::Assertion;
 use super::reader::{Fields, Keys, Reader, Spanned, span};
 use super::selector::{NodeSelector, Side};
 use crate::address::{AddressSet, ParsePrefixError, Prefix};
-use crate::diagnostic::{Diagnostic, nearest};
+use crate::diagnostic::Diagnostic;
 
 /// The names of a file.
 #[derive(Clone, Debug, Default)]
@@ -150,7 +150,9 @@ impl Names {
         if block.starts_with("host:") {
             let message = format!("{what}: host not found: {host:?}");
             let unknown = Diagnostic::error("E021", entry.span.clone(), message);
-            reader.say(match nearest(host, self.hosts.keys().map(|host| &**host)) {
+            let known = self.hosts.keys().map(|host| &**host);
+            let meant = reader.hints().nearest(host, known);
+            reader.say(match meant {
                 Some(meant) => unknown.help(format!("did you mean \"host:{meant}\"?")),
                 None => unknown.help(format!("define it: \"hosts\": {{{host:?}: \"10.0.0.1\"}}")),
             });
@@ -258,7 +260,7 @@ impl Names {
     fn read_owners(&self, reader: &mut Reader, listed: Vec<Spanned<String>>) -> Vec<NodeSelector> {
         let mut owners = Vec::new();
         for text in listed {
-            match NodeSelector::parse(&text.value, &text, Side::Source, self) {
+            match NodeSelector::parse(&text.value, &text, Side::Source, (self, &reader.hints())) {
                 Ok((owner, _)) if owner.is_of_users() || matches!(owner, NodeSelector::Tag(_)) => {
                     owners.push(owner);
                 }

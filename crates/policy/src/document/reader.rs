@@ -6,7 +6,7 @@ use std::ops::Range;
 use jsonc_parser::ast::{Array, Object, ObjectProp, Value};
 use jsonc_parser::common::Ranged;
 
-use crate::diagnostic::{Diagnostic, Severity, Source, nearest};
+use crate::diagnostic::{Diagnostic, Hints, Severity, Source, nearest};
 
 /// The most that is said about one file: after that many mistakes, another one helps nobody.
 const MAX_DIAGNOSTICS: usize = 100;
@@ -23,6 +23,7 @@ pub(crate) struct Reader {
     source: Source,
     diagnostics: Vec<Diagnostic>,
     errors: usize,
+    hints: Hints,
 }
 
 /// Which keys an object may have.
@@ -44,6 +45,7 @@ impl Reader {
             source,
             diagnostics: Vec::new(),
             errors: 0,
+            hints: Hints::default(),
         }
     }
 
@@ -57,6 +59,16 @@ impl Reader {
         if self.diagnostics.len() < MAX_DIAGNOSTICS {
             self.diagnostics.push(diagnostic.with_source(&self.source));
         }
+    }
+
+    /// For what searches the file's own names.
+    pub fn hints(&self) -> Hints {
+        self.hints.clone()
+    }
+
+    /// Whether nothing more is shown: what would help with one more mistake need not be found out.
+    pub fn is_full(&self) -> bool {
+        self.diagnostics.len() >= MAX_DIAGNOSTICS
     }
 
     pub fn error(&mut self, code: &'static str, span: Range<usize>, message: impl Into<String>) {

@@ -257,7 +257,7 @@ fn read_selector(
     side: Side,
     names: &Names,
 ) -> Option<Spanned<Selector>> {
-    match Selector::parse(&text, side, names) {
+    match Selector::parse(&text, side, (names, &reader.hints())) {
         Ok((value, warning)) => {
             warning.into_iter().for_each(|warning| reader.say(warning));
             let span = text.span;
@@ -282,15 +282,15 @@ fn read_postures(reader: &mut Reader, fields: &Fields<'_>, names: &Names) -> Vec
         }
         let message = format!("srcPosture=posture not found: {:?}", text.value);
         let unknown = Diagnostic::error("E021", text.span, message);
-        reader.say(
-            match nearest(&text.value, names.postures.keys().map(|name| &**name)) {
-                Some(meant) => unknown.help(format!("did you mean {meant:?}?")),
-                None => unknown.help(format!(
-                    "define it: \"postures\": {{{:?}: [\"node:os == 'linux'\"]}}",
-                    text.value
-                )),
-            },
-        );
+        let known = names.postures.keys().map(|name| &**name);
+        let meant = reader.hints().nearest(&text.value, known);
+        reader.say(match meant {
+            Some(meant) => unknown.help(format!("did you mean {meant:?}?")),
+            None => unknown.help(format!(
+                "define it: \"postures\": {{{:?}: [\"node:os == 'linux'\"]}}",
+                text.value
+            )),
+        });
     }
     postures
 }
@@ -442,6 +442,9 @@ pub(super) fn read_verbs(reader: &mut Reader, value: &Value<'_>) -> (VerbSet, Ve
         match (text.value.parse::<Verb>(), text.value.parse::<Skill>()) {
             (Ok(verb), _) => drop(verbs.insert(verb)),
             (_, Ok(skill)) => skills.push(skill),
+            (Err(error), _) if reader.is_full() => {
+                reader.error("E062", text.span, error.to_string());
+            }
             (Err(error), _) => reader.say(verb_error(&text, error)),
         }
     }

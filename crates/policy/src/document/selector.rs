@@ -15,7 +15,7 @@ use super::is_plain;
 use super::pattern::{Domain, Levels};
 use super::reader::Spanned;
 use crate::address::{ParsePrefixError, Prefix};
-use crate::diagnostic::{Diagnostic, nearest};
+use crate::diagnostic::{Diagnostic, Hints, nearest};
 use crate::document::Names;
 
 /// One entry of a source or destination.
@@ -84,12 +84,15 @@ pub(crate) enum Side {
     Either,
 }
 
+/// The names of the file, and how often they may be searched.
+pub(crate) type Known<'a> = (&'a Names, &'a Hints);
+
 /// What is wrong with a selector, or may be.
 type Parsed<T> = Result<(T, Option<Diagnostic>), Diagnostic>;
 
 impl Selector {
     /// Reads one selector. The second part of a success is a warning.
-    pub fn parse(text: &Spanned<String>, side: Side, names: &Names) -> Parsed<Self> {
+    pub fn parse(text: &Spanned<String>, side: Side, known: Known<'_>) -> Parsed<Self> {
         let refused = |code, message: String| Diagnostic::error(code, text.span.clone(), message);
         let whole = text.value.as_str();
         let kind = whole.split_once(':').map_or("", |(kind, _)| kind);
@@ -101,7 +104,7 @@ impl Selector {
             return Self::parse_resource(text, side).map(|selector| (selector, None));
         }
         let Some(agent) = whole.strip_prefix("agent:") else {
-            let (node, warning) = NodeSelector::parse(whole, text, side, names)?;
+            let (node, warning) = NodeSelector::parse(whole, text, side, known)?;
             return Ok((Self::Node(node), warning));
         };
         let Some((name, node)) = agent.split_once('@') else {
@@ -119,7 +122,7 @@ impl Selector {
                 AgentPattern::Named(name)
             }
         };
-        let (node, warning) = NodeSelector::parse(node, text, side, names)?;
+        let (node, warning) = NodeSelector::parse(node, text, side, known)?;
         if node.is_of_addresses() {
             let message = format!("{whole:?}: an agent lives on a gateway, not at an address");
             return Err(refused("E020", message)
@@ -173,7 +176,12 @@ impl Selector {
 
 impl NodeSelector {
     /// Reads the part that selects nodes: all of `whole`, or what follows its `agent:NAME@`.
-    pub fn parse(text: &str, whole: &Spanned<String>, side: Side, names: &Names) -> Parsed<Self> {
+    pub fn parse(
+        text: &str,
+        whole: &Spanned<String>,
+        side: Side,
+        (names, hints): Known<'_>,
+    ) -> Parsed<Self> {
         let field = match side {
             Side::Source => "src",
             Side::Destination | Side::Guarded => "dst",
@@ -184,7 +192,7 @@ impl NodeSelector {
             |error: identity::ParseNameError| refused("E020", format!("{field}={text:?}: {error}"));
         let unknown = |kind: &str, known: &mut dyn Iterator<Item = &str>| {
             let diagnostic = refused("E021", format!("{field}={kind} not found: {text:?}"));
-            match nearest(text, known) {
+            match hints.nearest(text, known) {
                 Some(meant) => diagnostic.help(format!("did you mean {meant:?}?")),
                 None => diagnostic.help(match kind {
                     "tag" => format!("give it an owner: \"tagOwners\": {{{text:?}: [..]}}"),
@@ -218,7 +226,7 @@ impl NodeSelector {
                 Self::UsersOf(domain.to_ascii_lowercase().into())
             }
             _ if text.contains('@') => Self::User(text.parse().map_err(named)?),
-            _ => return Self::parse_bare(text, whole, side, names),
+            _ => return Self::parse_bare(text, whole, side, (names, hints)),
         };
         Ok((selector, None))
     }
@@ -266,7 +274,12 @@ impl NodeSelector {
     }
 
     /// A host alias, an address, a block of addresses, or else the name of a gateway.
-    fn parse_bare(text: &str, whole: &Spanned<String>, side: Side, names: &Names) -> Parsed<Self> {
+    fn parse_bare(
+        text: &str,
+        whole: &Spanned<String>,
+        side: Side,
+        (names, hints): Known<'_>,
+    ) -> Parsed<Self> {
         let refused = |code, message: String| Diagnostic::error(code, whole.span.clone(), message);
         if let Some(prefix) = names.hosts.get(text) {
             return Ok((Self::Within(*prefix), None));
@@ -297,11 +310,13 @@ impl NodeSelector {
             return Err(refused("E020", format!("{text:?} is not a selector")).help(help));
         };
         // Gateways are not in the file, so a mistyped host would silently match nobody.
-        let warning = nearest(text, names.hosts.keys().map(|host| &**host)).map(|meant| {
-            let message = format!("{text:?} is not in hosts: taken as the name of a gateway");
-            Diagnostic::warning("W105", whole.span.clone(), message)
-                .help(format!("did you mean {meant:?}?"))
-        });
+        let warning = hints
+            .nearest(text, names.hosts.keys().map(|host| &**host))
+            .map(|meant| {
+                let message = format!("{text:?} is not in hosts: taken as the name of a gateway");
+                Diagnostic::warning("W105", whole.span.clone(), message)
+                    .help(format!("did you mean {meant:?}?"))
+            });
         Ok((Self::Named(name), warning))
     }
 

@@ -13,7 +13,7 @@ use super::rule::unbracketed;
 use super::selector::Side;
 use super::window::read_time;
 use super::{AgentPattern, Document, Names, NodeSelector, Selector, is_plain, ports};
-use crate::diagnostic::{Diagnostic, nearest};
+use crate::diagnostic::{Diagnostic, Hints, nearest};
 use crate::{Skill, Verb};
 
 /// One line of a test: this source, that destination, and whether it must be allowed.
@@ -152,6 +152,7 @@ pub(crate) const FAILED: &str = "test(s) failed";
 /// What the lines of one test share.
 struct Context<'a> {
     names: &'a Names,
+    hints: Hints,
     src: Selector,
     src_text: String,
     protocol: u8,
@@ -192,9 +193,12 @@ impl Document {
         };
         let names = &self.names;
         let read = || {
-            let (source, _) = Selector::parse(&asked(src.to_owned()), Side::Source, names)?;
+            let hints = Hints::default();
+            let (source, _) =
+                Selector::parse(&asked(src.to_owned()), Side::Source, (names, &hints))?;
             let mut context = Context {
                 names,
+                hints,
                 src: source,
                 src_text: src.to_owned(),
                 protocol: ports::TCP,
@@ -271,12 +275,13 @@ fn read_test(
     let Some(src_text) = reader.string("src", &field.value) else {
         return;
     };
-    let src = match Selector::parse(&src_text, Side::Source, names) {
+    let src = match Selector::parse(&src_text, Side::Source, (names, &reader.hints())) {
         Ok((src, _)) => src,
         Err(error) => return reader.say(failed(error)),
     };
     let mut context = Context {
         names,
+        hints: reader.hints(),
         src,
         src_text: src_text.value,
         protocol: ports::TCP,
@@ -461,7 +466,7 @@ fn read_target(text: &Spanned<String>, context: &Context<'_>) -> Result<Target, 
         value: unbracketed(host).to_owned(),
         span: text.span.clone(),
     };
-    let (selector, _) = Selector::parse(&host, Side::Destination, context.names)?;
+    let (selector, _) = Selector::parse(&host, Side::Destination, (context.names, &context.hints))?;
     match selector {
         Selector::Node(NodeSelector::Within(block)) if host.value.contains('/') => {
             Err(refused(format!("{block} is not one host")).help("test one address of it"))
@@ -485,7 +490,7 @@ fn read_message(
         value: host.to_owned(),
         span: text.span.clone(),
     };
-    let (selector, _) = Selector::parse(&host, Side::Destination, context.names)?;
+    let (selector, _) = Selector::parse(&host, Side::Destination, (context.names, &context.hints))?;
     let (agent, node) = match selector {
         Selector::Node(node) => (AgentPattern::Every, node),
         Selector::Agent(agent, node) => (agent, node),

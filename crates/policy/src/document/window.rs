@@ -88,6 +88,17 @@ impl Valid {
 }
 
 impl Window {
+    /// Every moment, for whoever cannot tell which it is.
+    pub fn always() -> Self {
+        Self {
+            days: Days(0b111_1111),
+            start: 0,
+            end: 24 * 60,
+            zone: TimeZone::UTC,
+            text: "hours that its clock cannot tell".to_owned(),
+        }
+    }
+
     /// Whether the moment is in the window.
     pub fn holds(&self, at: UnixTime) -> bool {
         let Some(local) = timestamp(at).map(|at| self.zone.to_datetime(at)) else {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::quick::AgentNumbers;
 use identity::Tag;
 
 use super::{Class, Matcher, Place};
@@ -21,6 +22,7 @@ pub(crate) struct Rules {
     guards: Vec<ResolvedGuard>,
     blocks: Vec<ResolvedBlock>,
     pub matcher: Matcher,
+    pub agents: AgentNumbers,
     pub by_src: Postings,
     pub by_dst: Postings,
     pub guards_by_src: Postings,
@@ -87,6 +89,8 @@ pub(crate) struct ResolvedBlock {
 #[derive(Debug)]
 pub(crate) struct End {
     pub selector: u32,
+    /// Whether the selector is `*`.
+    pub is_every: bool,
     pub agent: Option<AgentPattern>,
     pub of_source_user: bool,
     /// Narrows packets to these addresses of the node.
@@ -139,6 +143,11 @@ impl Rules {
             guards_by_dst: postings(&mut guards.iter().map(|guard| &guard.dst)),
             blocks_by_match: postings(&mut blocks.iter().map(|block| &block.matches)),
             matcher: Matcher::new(document, &ids),
+            agents: AgentNumbers::new(
+                rules
+                    .iter()
+                    .flat_map(|rule| rule.src.iter().chain(&rule.dst)),
+            ),
             selectors: {
                 let mut numbered: Vec<_> = ids.iter().map(|(it, id)| (*id, it.clone())).collect();
                 numbered.sort_unstable_by_key(|(id, _)| *id);
@@ -182,8 +191,8 @@ impl ResolvedRule {
     }
 
     /// Whether a node meets one of its postures, where it has any.
-    pub fn is_met_by(&self, src: &Place) -> bool {
-        let meets = |posture: &Posture| src.class.has(posture.selector);
+    pub fn is_met_by(&self, src: &Class) -> bool {
+        let meets = |posture: &Posture| src.has(posture.selector);
         self.postures.is_empty() || self.postures.iter().any(meets)
     }
 
@@ -206,9 +215,21 @@ impl ResolvedGuard {
     }
 }
 
+impl End {
+    /// Whether it matches a class.
+    pub fn is_of(&self, class: &Class) -> bool {
+        class.has(self.selector)
+    }
+
+    /// Whether it is `autogroup:self`.
+    pub fn is_of_source_user(&self) -> bool {
+        self.of_source_user
+    }
+}
+
 /// The selectors of one side that match a class.
 pub(crate) fn ends_in<'a>(ends: &'a [End], class: &'a Class) -> impl Iterator<Item = &'a End> {
-    ends.iter().filter(|end| class.has(end.selector))
+    ends.iter().filter(|end| end.is_of(class))
 }
 
 impl Addresses {
@@ -273,6 +294,7 @@ impl Numbers<'_> {
             };
             ends.push(End {
                 selector: self.id(node),
+                is_every: *node == NodeSelector::Every,
                 agent: entry.value.agent().cloned(),
                 of_source_user: *node == NodeSelector::OfSourceUser,
                 within: self.addresses(node),

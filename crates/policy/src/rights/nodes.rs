@@ -257,7 +257,7 @@ impl<'a> Comparison<'a> {
 
     /// Whether a rule holds now for what comes from a node.
     pub(super) fn is_open(&self, rule: &ResolvedRule, src: &Place) -> bool {
-        rule.is_met_by(src) && rule.valid.as_ref().is_none_or(|valid| valid.holds(self.at))
+        rule.is_met_by(&src.class) && rule.valid.as_ref().is_none_or(|valid| valid.holds(self.at))
     }
 
     /// Whether something here is about agents: then requests, of which a proxy may know the agent,

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use identity::{AgentAddress, NodeId, NodeName, UserName};
-use policy::{Document, MessageRequest, Node, Policy, Verdict};
+use identity::{AgentAddress, AgentName, NodeId, NodeName, UserName};
+use policy::{Denial, Document, MessageRequest, Node, Policy, Verdict};
 use router::{
     Accept, Agent, Answer, Authority, Clock, Delivery, Draft, Event, HolderId, Output, Refusal,
     Router, Row, RowId, State, Status, Table, Ticket, Write,
@@ -27,11 +27,31 @@ pub const CLOSED: &str = r#"{"grants": []}"#;
 pub struct Rules {
     policy: Option<Policy>,
     names: BTreeMap<NodeName, NodeId>,
+    killed: Killed,
+}
+
+/// Whom the operator killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Killed {
+    Nobody,
+    Agent(usize, &'static str),
+    Gateway(usize),
 }
 
 impl Authority for Rules {
     fn authorize(&self, request: &MessageRequest<'_>) -> Verdict {
+        if let Some(denial) = self.denial(request) {
+            return Verdict::Denied(denial);
+        }
         self.policy.clone().unwrap_or_default().authorize(request)
+    }
+
+    fn authorize_reply(&self, request: &MessageRequest<'_>) -> Verdict {
+        if let Some(denial) = self.denial(request) {
+            return Verdict::Denied(denial);
+        }
+        let policy = self.policy.clone().unwrap_or_default();
+        policy.authorize_reply(request)
     }
 
     fn has_policy(&self) -> bool {
@@ -43,10 +63,34 @@ impl Authority for Rules {
     }
 
     fn name_of(&self, node: &NodeId) -> Option<NodeName> {
+        if self.killed == Killed::Gateway(usize::from(node.0[0]) - 1) {
+            return None;
+        }
         self.names
             .iter()
             .find(|(_, id)| *id == node)
             .map(|(name, _)| name.clone())
+    }
+}
+
+impl Rules {
+    /// Whether the operator killed either end.
+    fn denial(&self, request: &MessageRequest<'_>) -> Option<Denial> {
+        let names = |(node, agent): (NodeId, &AgentName)| match self.killed {
+            Killed::Nobody => false,
+            Killed::Agent(side, name) => node == id_of(side) && agent.as_str() == name,
+            Killed::Gateway(side) => node == id_of(side),
+        };
+        let code = match self.killed {
+            Killed::Gateway(_) => router::CUT_OFF,
+            _ => router::BLOCKED,
+        };
+        (names(request.src) || names(request.dst)).then(|| Denial {
+            code,
+            reason: format!("killed: {:?}", self.killed),
+            rule: None,
+            missing_grant: None,
+        })
     }
 }
 
@@ -67,7 +111,14 @@ pub fn rules(text: Option<&str>, absent: &[usize]) -> Arc<Rules> {
             .iter()
             .map(|node| (node.name.clone(), node.id))
             .collect(),
+        killed: Killed::Nobody,
     })
+}
+
+/// Everybody may do everything, but for whom the operator killed.
+pub fn killing(killed: Killed) -> Arc<Rules> {
+    let open = Arc::into_inner(rules(Some(OPEN), &[])).expect("just made");
+    Arc::new(Rules { killed, ..open })
 }
 
 fn node(side: usize) -> Node {
@@ -94,6 +145,8 @@ pub struct Side {
     pub disk_is_full: bool,
     pub shown: Vec<Delivery>,
     pub answers: Vec<(MessageKey, Delivery)>,
+    /// Whoever waits for answers has just gone.
+    pub asker_is_gone: bool,
     pub events: Vec<Event>,
     pub agents: Vec<Agent>,
     starts: u64,
@@ -143,6 +196,7 @@ impl Pair {
                 disk_is_full: false,
                 shown: Vec::new(),
                 answers: Vec::new(),
+                asker_is_gone: false,
                 events: Vec::new(),
                 agents,
                 starts: 1,
@@ -193,6 +247,12 @@ impl Pair {
         self.connect();
     }
 
+    /// The same, and what the operator said meanwhile is known from the start.
+    pub fn restart_under(&mut self, side: usize, rules: Arc<Rules>) {
+        self.rules[side] = rules;
+        self.crash(side);
+    }
+
     pub fn set_rules(&mut self, side: usize, rules: Arc<Rules>) {
         self.rules[side] = rules.clone();
         self.sides[side].router.set_authority(rules, self.now);
@@ -206,6 +266,9 @@ impl Pair {
                 Output::Send { frame, .. } => self.wire[1 - side].push_back(frame),
                 Output::Store { ticket, writes } => it.unsynced.push((ticket, writes)),
                 Output::Deliver { delivery, .. } => it.shown.push(delivery),
+                Output::Answer { request, .. } if it.asker_is_gone => {
+                    it.router.handle_answer_left(request, self.now);
+                }
                 Output::Answer { request, delivery } => {
                     it.answers.push((request, delivery));
                     it.router.handle_answer_taken(request, self.now);
@@ -322,6 +385,23 @@ impl Pair {
         };
         let id = draft.id;
         self.send(A, draft).expect("taken");
+        id
+    }
+
+    /// `planner@gw-a` asks and waits; the answer of `coder@gw-b`, accepted there, has just arrived.
+    pub fn ask_until_answered(&mut self) -> MessageId {
+        let id = self.ask("how many?");
+        let planner = self.sides[A].agents[0].instance;
+        self.sides[A]
+            .router
+            .watch(planner, id, true, self.now)
+            .expect("known");
+        assert_eq!(self.bodies(B), ["how many?"]);
+        self.reply(id, "seven").expect("open");
+        self.sync(B);
+        self.think(B);
+        self.carry(A);
+        self.think(A);
         id
     }
 

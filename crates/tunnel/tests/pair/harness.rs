@@ -307,6 +307,7 @@ impl Side {
                 .filter(|addr| **addr == self.addr)
                 .copied()
                 .collect(),
+            leaving: false,
         }
     }
 }

@@ -5,7 +5,7 @@ use identity::{NodeId, Role};
 use wire::map::{Document, MapRequest};
 use wire::peer::PeerFrame;
 
-use super::{Output, Source, State};
+use super::{Output, Source, State, kind_of};
 use crate::control::gossip::Kind;
 
 impl State {
@@ -47,6 +47,22 @@ impl State {
                 Some(Document::Policy(Bytes::copy_from_slice(&bundle.bytes)))
             }
         }
+    }
+
+    /// What decides who may do what goes to everybody at once, and not only the word that there is
+    /// something to pull: whoever is cut off by it may have no time to ask. The heads follow, for
+    /// whoever cannot take it alone, and for what is too large to be sent along every edge.
+    pub(super) fn tell_news(&mut self, source: Source, document: &Document) {
+        let Some(kind) = kind_of(document) else {
+            return;
+        };
+        let small = size(document) <= PUSHED_MOST;
+        if small {
+            self.send_peers_but(source, &PeerFrame::Document(document.clone()));
+        }
+        self.send_peers_but(source, &PeerFrame::Heads(self.trust.heads()));
+        self.publish_but(source, document);
+        self.farewell.handle_news(kind, small);
     }
 
     pub(super) fn publish_own(&mut self, beacon: NodeId) {
@@ -108,3 +124,17 @@ impl State {
         self.outputs.push_back(Output::ToPeer(peer, frame));
     }
 }
+
+fn size(document: &Document) -> usize {
+    match document {
+        Document::TrustLog(bytes)
+        | Document::Policy(bytes)
+        | Document::Revocations(bytes)
+        | Document::Certificate(bytes)
+        | Document::Record(bytes) => bytes.len(),
+    }
+}
+
+/// Every neighbour sends every neighbour what is news: with 50 of them in a full mesh this is 800 KB
+/// for each, as often as an operator pushes. A kill has a few hundred bytes.
+const PUSHED_MOST: usize = 16 << 10;

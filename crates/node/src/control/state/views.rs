@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use identity::{Digest, Member, NodeId, Role, Standing, UnixTime, WireGuardPublic};
+use identity::{Block, Digest, Member, NodeId, Role, Standing, UnixTime, WireGuardPublic};
 use net::link::Papers;
-use policy::Policy;
 use tunnel::PeerConfig;
 
-use super::{Compiled, Event, Output, State, Status};
+use super::{Event, Output, State, Status, WorldKey};
 use crate::control::Beacon;
-use crate::world::{World, WorldMember, WorldPolicy};
+use crate::world::{Kills, World, WorldMember, WorldPolicy};
 
 impl State {
     /// Makes every snapshot again, and puts out those that changed.
@@ -37,13 +36,18 @@ impl State {
         }
         self.told.revoked = revoked;
         self.rebuild_world();
-        let peers = self.peers();
+        let mut peers = self.peers();
+        let calls = self.to_call(&peers);
+        self.say_farewell(&mut peers);
         if self.told.peers.as_deref() != Some(&peers) {
             let peers = Arc::new(peers);
             self.told.peers = Some(Arc::clone(&peers));
             self.outputs.push_back(Output::Peers(peers));
         }
-        let beacons = self.beacons(standing);
+        self.outputs.extend(calls.into_iter().map(Output::Dial));
+        // Not before the last word is out: links to whatever key answers are new links.
+        let ended = standing != Standing::Good && self.farewell.is_over();
+        let beacons = self.beacons(ended);
         if self.told.beacons.as_deref() != Some(&beacons) {
             let beacons = Arc::new(beacons);
             self.links
@@ -74,29 +78,53 @@ impl State {
             .filter(|member| self.trust.standing(&member.node, clock) == Standing::Good)
             .map(|member| (member.node, member.membership))
             .collect();
-        let digest = self.trust.policy().map(|bundle| bundle.digest);
-        let key = (digest, members.clone());
-        if self.told.world.as_ref() == Some(&key) {
+        let key = WorldKey {
+            policy: self.trust.policy().map(|bundle| bundle.digest),
+            revocations: self.trust.revocations().map(|held| held.digest),
+            members: members.clone(),
+            clock: self.trust.bounded_clock(),
+            clock_is_behind: self.trust.clock_is_behind(clock),
+        };
+        let at = self.trust.clock(clock);
+        // A clock that was set back makes another world as well.
+        let same_hours = at >= self.told.at && self.told.change_at.is_none_or(|change| at < change);
+        if self.told.world.as_ref() == Some(&key) && same_hours {
             return;
         }
+        let clock_is_behind = key.clock_is_behind;
         let policy_is_news = self
             .told
             .world
             .as_ref()
-            .is_none_or(|(told, _)| *told != digest);
+            .is_none_or(|told| told.policy != key.policy);
+        let set_is_news = self
+            .told
+            .world
+            .as_ref()
+            .is_none_or(|told| told.revocations != key.revocations);
         self.told.world = Some(key);
-        self.compile(&members);
+        if let Some(order) = self.trust.revocations().map(|held| held.order)
+            && set_is_news
+        {
+            self.event(Event::Revocations(order));
+        }
+        self.compile(&members, clock_is_behind);
         let mut world = World::alone(self.me.node, self.trust.mesh_name().clone());
         for (node, _) in &members {
             if let Some(member) = self.trust.member(node).and_then(world_member) {
                 world.insert(member);
             }
         }
+        (world.at, world.clock) = (at, self.trust.bounded_clock());
+        world.kills = self.kills();
         let bundle = self.trust.policy();
         let policy = self
             .compiled
             .as_ref()
             .and_then(|compiled| compiled.policy.clone());
+        self.told.at = at;
+        let compiled = self.compiled.as_ref();
+        self.told.change_at = compiled.and_then(|compiled| compiled.next_change(at));
         if let (Some(bundle), Some(policy)) = (bundle, policy) {
             let (order, signed_at) = (bundle.order, bundle.signed_at);
             let text = bundle.text.as_str().into();
@@ -110,61 +138,38 @@ impl State {
                 self.event(Event::Policy(order));
             }
         }
-        self.outputs.push_back(Output::World(Arc::new(world)));
+        let world = Arc::new(world);
+        self.told.snapshot = Some(Arc::clone(&world));
+        self.outputs.push_back(Output::World(world));
     }
 
-    /// Reads the policy where it is new, and resolves it for these members.
-    fn compile(&mut self, members: &[(NodeId, Digest)]) {
-        let Some(bundle) = self.trust.policy() else {
-            self.compiled = None;
-            return;
+    /// Whom the revocations name, in the terms of decisions: agents of members, and gateways that
+    /// are out.
+    pub(super) fn kills(&self) -> Kills {
+        let mut kills = Kills::default();
+        let Some(held) = self.trust.revocations() else {
+            return kills;
         };
-        let known = self
-            .compiled
-            .take()
-            .filter(|compiled| compiled.digest == bundle.digest);
-        let mut compiled = match known {
-            Some(known) => known,
-            None => {
-                let document = match policy::Document::parse(POLICY_NAME, &bundle.text) {
-                    Ok((document, _)) => Some(document),
-                    Err(diagnostics) => {
-                        // Signed, and newer than this program: to go on with the older policy
-                        // would allow what was taken away.
-                        let why = diagnostics
-                            .first()
-                            .map(ToString::to_string)
-                            .unwrap_or_default();
-                        self.outputs
-                            .push_back(Output::Event(Event::PolicyUnreadable(why)));
-                        None
-                    }
-                };
-                let digest = bundle.digest;
-                Compiled {
-                    digest,
-                    document,
-                    members: Vec::new(),
-                    policy: None,
-                }
+        let gateways = || {
+            self.trust
+                .members()
+                .filter(|member| member.role == Role::Gateway)
+        };
+        for block in &held.set.blocks {
+            if let Block::Agent(agent) = block {
+                // A gateway of that name that takes the place of another inherits this.
+                let there = gateways().filter(|member| member.name == agent.node);
+                there.for_each(|member| kills.add_agent(member.node, agent));
             }
-        };
-        if compiled.members != members || compiled.policy.is_none() {
-            let nodes: Vec<policy::Node> = members
-                .iter()
-                .filter_map(|(node, _)| self.trust.member(node))
-                .map(|member| policy::Node {
-                    user: member.user.clone(),
-                    tags: member.tags.clone(),
-                    addresses: member.overlay.into_iter().map(Into::into).collect(),
-                    ..policy::Node::new(member.node, member.name.clone())
-                })
-                .collect();
-            let compile = |document| Arc::new(Policy::compile_for(document, &nodes, &self.me.node));
-            compiled.policy = compiled.document.as_ref().map(compile);
-            compiled.members = members.to_vec();
         }
-        self.compiled = Some(compiled);
+        for member in gateways() {
+            if self.trust.standing(&member.node, self.now.clock) == Standing::Revoked {
+                let by = held.set.block_of(member).map(ToString::to_string);
+                let by = by.as_deref().unwrap_or("it was revoked by its id");
+                kills.add_gateway(member.node, member.name.clone(), by);
+            }
+        }
+        kills
     }
 
     /// Everybody whom some grant joins to us, in good standing, with a record. Beacons never.
@@ -204,6 +209,7 @@ impl State {
                         .get(&member.node)
                         .cloned()
                         .unwrap_or_default(),
+                    leaving: false,
                 })
             })
             .collect()
@@ -229,8 +235,7 @@ impl State {
         }
     }
 
-    fn beacons(&self, standing: Standing) -> Vec<Beacon> {
-        let ended = standing != Standing::Good;
+    fn beacons(&self, ended: bool) -> Vec<Beacon> {
         self.trust
             .members()
             .filter(|member| member.role == Role::Beacon)
@@ -274,6 +279,10 @@ impl State {
                 .trust
                 .policy()
                 .map(|bundle| (bundle.order, bundle.signed_at)),
+            revocations: self
+                .trust
+                .revocations()
+                .map(|held| (held.order, held.set.blocks.iter().cloned().collect())),
             map_at: self.map_at,
             map_live: self.is_live(),
             presence,
@@ -302,6 +311,3 @@ fn world_member(member: &Member) -> Option<WorldMember> {
         expires_at: member.expires_at,
     })
 }
-
-/// How the policy is called in what is said about it.
-const POLICY_NAME: &str = "policy.hujson";
