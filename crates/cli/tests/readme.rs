@@ -94,7 +94,14 @@ fn every_command_of_the_readme_does_what_it_says() {
     assert!(status.contains("gw-b"), "{status}");
 
     // The policy.
-    for verb in ["check", "test", "push --dry-run", "push", "history"] {
+    for verb in [
+        "check",
+        "test",
+        "matrix",
+        "push --dry-run",
+        "push",
+        "history",
+    ] {
         next(&format!("crabmesh policy {verb}"));
         stage.done("operator", &format!("crabmesh policy {verb}"));
     }

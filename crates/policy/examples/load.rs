@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use identity::UnixTime;
-use policy::{Document, MAX_TEXT, Matrix, PolicyDiff};
+use identity::{NodeId, UnixTime};
+use policy::{Document, MAX_TEXT, Matrix, Node, PolicyDiff};
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const RULES: usize = 10_000;
@@ -31,22 +31,46 @@ fn main() {
     );
     let (old, new) = (parse(&old), parse(&new));
     let wider = best(|| drop(new.lint_since(&old, &[], NOW)));
+    for gateways in [0, 100_000] {
+        compare(&old, &new, &gateways_of(gateways), wider);
+    }
+}
+
+fn compare(old: &Document, new: &Document, nodes: &[Node], wider: Duration) {
     let started = Instant::now();
-    let diff = PolicyDiff::between(&old, &new, &[], NOW);
+    let diff = PolicyDiff::between(old, new, nodes, NOW);
     println!(
-        "two versions: wider? {wider:?}; diff {:?}, {} gains, {} losses, complete: {}",
+        "two versions, {} gateways: wider? {wider:?}; diff {:?}, {} gains, {} losses, complete: {}",
+        nodes.len(),
         started.elapsed(),
         diff.gains.len(),
         diff.losses.len(),
         diff.complete
     );
     let started = Instant::now();
-    let matrix = Matrix::new(&new, &[], NOW);
+    let matrix = Matrix::new(new, nodes, NOW);
     println!(
         "matrix {:?}, {} cells",
         started.elapsed(),
         matrix.cells.len()
     );
+}
+
+/// Gateways with one or two tags each.
+fn gateways_of(count: u64) -> Vec<Node> {
+    let tag = |n: u64| format!("tag:t{}", n % 400).parse().expect("a tag");
+    let gateway = |n: u64| {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        let mut node = Node::new(NodeId(id), format!("gw-{n}").parse().expect("a name"));
+        node.tags = if n.is_multiple_of(7) {
+            vec![tag(n), tag(n / 400)]
+        } else {
+            vec![tag(n)]
+        };
+        node
+    };
+    (0..count).map(gateway).collect()
 }
 
 /// A file of the largest allowed size, with comments as people write them.

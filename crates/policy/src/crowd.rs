@@ -3,13 +3,15 @@
 //!
 //! Nodes that neither version tells apart are one [`Kind`]: what is said of one is said of all.
 
+mod addresses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use identity::{NodeId, UserName};
 
-use crate::address::{AddressSet, Prefix};
+use self::addresses::{Signatures, add_addresses};
 use crate::document::NodeSelector;
 use crate::resolve::{Place, Resolved, ResolvedRule};
 use crate::world::{World, selectors};
@@ -368,104 +370,4 @@ fn everybody(documents: [&Document; 2], nodes: &[Node]) -> (Vec<Node>, BTreeMap<
     }
     add_addresses(documents, &mut all, &mut stand_for);
     (all, stand_for)
-}
-
-/// Adds a node for every piece that the blocks of both versions divide the addresses into, where no
-/// node has one.
-fn add_addresses(
-    documents: [&Document; 2],
-    all: &mut Vec<Node>,
-    stand_for: &mut BTreeMap<NodeId, String>,
-) {
-    let mut blocks = AddressSet::default();
-    let (mut starts, mut ends) = (BTreeSet::new(), BTreeSet::new());
-    for document in documents {
-        for selector in selectors(document).filter_map(|it| it.node()) {
-            let ranges = match selector {
-                NodeSelector::Within(block) => vec![(block.first(), block.last())],
-                NodeSelector::Set(name) => match document.names.ipsets.get(name) {
-                    Some(set) => set.ranges().to_vec(),
-                    None => Vec::new(),
-                },
-                _ => Vec::new(),
-            };
-            for (first, last) in ranges {
-                blocks.insert_range(first, last);
-                starts.insert(first);
-                ends.insert(last);
-            }
-        }
-    }
-    // A piece begins where a block does, and right after one that ends inside another.
-    let after = ends
-        .iter()
-        .filter_map(|end| crate::address::successor(*end));
-    starts.extend(after.filter(|start| blocks.contains(*start)));
-    let taken: BTreeSet<IpAddr> = all.iter().flat_map(|node| node.addresses.clone()).collect();
-    let stranger = World::new(documents[0], all, &[]).nobody().clone();
-    let mut serial = u64::try_from(all.len()).unwrap_or(u64::MAX / 2);
-    let starts: Vec<IpAddr> = starts.into_iter().collect();
-    for (index, start) in starts.iter().enumerate() {
-        let next = starts
-            .get(index + 1)
-            .filter(|next| next.is_ipv4() == start.is_ipv4());
-        let before_next = next.and_then(|next| crate::address::predecessor(*next));
-        let last = ends.range(*start..).next().copied();
-        let last = before_next.into_iter().chain(last).min().unwrap_or(*start);
-        if taken.range(*start..=last).next().is_some() {
-            continue;
-        }
-        serial += 1;
-        let mut id = [0xfe; 16];
-        id[8..].copy_from_slice(&serial.to_be_bytes());
-        all.push(Node {
-            addresses: vec![*start],
-            ..Node::new(NodeId(id), stranger.clone())
-        });
-        stand_for.insert(NodeId(id), piece(*start, last));
-    }
-}
-
-fn piece(first: IpAddr, last: IpAddr) -> String {
-    let whole: AddressSet = {
-        let mut set = AddressSet::default();
-        set.insert_range(first, last);
-        set
-    };
-    match whole.blocks()[..] {
-        [block] => Prefix::to_string(&block),
-        _ => format!("{first}-{last}"),
-    }
-}
-
-/// Which blocks of both versions an address is in: addresses of one signature are alike.
-struct Signatures<'a> {
-    resolved: &'a [Resolved; 2],
-    asked: bool,
-}
-
-impl<'a> Signatures<'a> {
-    fn new(documents: [&Document; 2], resolved: &'a [Resolved; 2]) -> Self {
-        let of_addresses =
-            |it: &NodeSelector| matches!(it, NodeSelector::Within(_) | NodeSelector::Set(_));
-        let mut all = documents.into_iter().flat_map(selectors);
-        let asked = all.any(|selector| selector.node().is_some_and(of_addresses));
-        Self { resolved, asked }
-    }
-
-    /// One address of a node for each signature.
-    fn of(&self, node: &Node) -> BTreeMap<[Box<[u32]>; 2], IpAddr> {
-        let mut found = BTreeMap::new();
-        for address in &node.addresses {
-            let key = match self.asked {
-                false => [Box::default(), Box::default()],
-                true => [0, 1].map(|version: usize| {
-                    let matcher = &self.resolved[version].rules().matcher;
-                    matcher.blocks_of(*address).into_boxed_slice()
-                }),
-            };
-            found.entry(key).or_insert(*address);
-        }
-        found
-    }
 }

@@ -123,6 +123,14 @@ impl PolicyDiff {
         let mut marks = marks;
         written::mark_guarded(&crowd, &guards, &mut marks);
         let found = Comparison::run(&crowd, [&marks[0], &marks[1]], at, most);
+        // Selectors are fewer than ways to combine them: what is granted to gateways is granted by
+        // those, so nothing that only adds is missed.
+        if found.cut_short && !nodes.is_empty() {
+            return Self {
+                complete: false,
+                ..Self::bounded(old, new, &[], at, most)
+            };
+        }
         let mut conditions = Vec::new();
         for ((was, is), rights) in &found.conditions {
             conditions.extend(lines::lines(&crowd, 1, rights).into_iter().map(|access| {

@@ -58,6 +58,13 @@ impl Matrix {
         let crowd = Crowd::new([&nothing, document], nodes);
         let all = vec![true; document.rules.len()];
         let found = Comparison::run(&crowd, [&[], &all], at, MAX_CASES);
+        // Too many ways to combine selectors: then the selectors alone.
+        if found.cut_short && !nodes.is_empty() {
+            return Self {
+                complete: false,
+                ..Self::new(document, &[], at)
+            };
+        }
         let cells = said(&crowd, &found);
         let mut matrix = Self::merged(&crowd, &cells);
         matrix.complete &= !found.cut_short;

@@ -7,6 +7,8 @@
 
 mod elements;
 mod nodes;
+mod patterns;
+mod ranges;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,7 +21,7 @@ use crate::document::{HttpRule, Ports};
 use crate::resolve::ResolvedRule;
 use crate::{Document, GrantRef, Skill, Verb};
 
-pub(crate) use self::elements::Spot;
+pub(crate) use self::patterns::Spot;
 
 /// One thing that may pass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +98,7 @@ pub(crate) struct Comparison<'a> {
 impl<'a> Comparison<'a> {
     /// What differs at a moment, for the nodes that the rules of either version are about which the
     /// other does not have.
+    /// Where that is too much, as much as possible of it.
     pub fn run(
         crowd: &'a Crowd<'a>,
         changed: [&[bool]; 2],
@@ -121,11 +124,12 @@ impl<'a> Comparison<'a> {
                 if !rule.resources.is_empty() || rule.to_internet {
                     rows.extend(crowd.sources(version, rule));
                 }
-                if !self.add_pairs(version, rule, &mut pairs) {
-                    self.found.cut_short = true;
-                    return;
-                }
+                self.found.cut_short |= !self.add_pairs(version, rule, &mut pairs);
             }
+        }
+        // Then the caller asks about selectors alone.
+        if self.found.cut_short && crowd.kinds.iter().any(|kind| kind.count > 0) {
+            return;
         }
         for (src, dst, own) in pairs {
             if self.left == 0 {

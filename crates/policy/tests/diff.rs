@@ -595,3 +595,49 @@ fn conditions_guards_blocks_and_postures_are_told_apart_from_access() {
         [("block", "q"), ("guard", "g"), ("posture", "posture:p")]
     );
 }
+
+/// Fifteen hundred ways to combine eleven tags are two million pairs.
+#[test]
+fn what_is_too_much_to_compare_by_gateways_is_compared_by_selectors() {
+    let tags: Vec<String> = (0..11).map(|n| format!("tag:t{n}")).collect();
+    let node = |n: usize| {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        let some = tags.iter().enumerate().filter(|(bit, _)| n >> bit & 1 == 1);
+        let mut node = Node::new(NodeId(id), format!("gw-{n}").parse().expect("a name"));
+        node.tags = some.map(|(_, tag)| tag.parse().expect("a tag")).collect();
+        node
+    };
+    let nodes: Vec<Node> = (1..=1_500).map(node).collect();
+    let version = |grant: &str| {
+        let owners: Vec<String> = tags.iter().map(|tag| format!("{tag:?}: []")).collect();
+        let text = format!(
+            r#"{{"tagOwners": {{{}}}, "grants": [{grant}], "guards": [{{"src": {tags:?}, "dst": ["*"], "rate": {{"limit": "9/s"}}}}]}}"#,
+            owners.join(", ")
+        );
+        Document::parse("t", &text).expect("a policy").0
+    };
+    let (old, new) = (
+        version(""),
+        version(r#"{"src": ["*"], "dst": ["*"], "ip": ["22"]}"#),
+    );
+
+    let diff = PolicyDiff::between(&old, &new, &nodes, NOW);
+
+    assert!(!diff.complete && !diff.is_empty());
+    assert_eq!(said(&diff.gains), ["* -> *: 22"]);
+    let few = PolicyDiff::between(&old, &new, &nodes[..100], NOW);
+    assert!(few.complete);
+    assert_eq!((few.gains.len(), few.gains[0].src.gateways), (1, 100));
+}
+
+#[test]
+fn a_line_lists_as_many_names_as_somebody_reads() {
+    let names: Vec<String> = (0..40).map(|n| format!("gw-{n:02}")).collect();
+    let new = format!(r#""grants": [{{"src": {names:?}, "dst": ["tag:a"], "msg": ["send"]}}]"#);
+
+    let many = diff(r#""grants": []"#, &new);
+
+    let named = &many.gains[0].src.names;
+    assert_eq!((named.len(), named[20].as_str()), (21, "20 more"));
+}

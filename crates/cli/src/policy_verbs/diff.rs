@@ -50,7 +50,9 @@ pub fn diff(args: &DiffArgs, context: &Context) -> Result<(), Failure> {
         print(&diff, context)?;
     }
     if !diff.complete {
-        note("there is more to compare than is compared: this is not all; see --nodes");
+        note(
+            "more gateways and rules than can be compared: this is by selectors alone, or not all of it",
+        );
     }
     match diff.is_empty() {
         true => Ok(()),

@@ -44,7 +44,7 @@ pub fn matrix(args: &MatrixArgs, context: &Context) -> Result<(), Failure> {
     }
     let matrix = Matrix::new(&document, &gateways, at);
     if !matrix.complete {
-        note("there is more than fits: this is not all; see --nodes");
+        note("more than fits: this is by selectors alone, or not all of it");
     }
     let output = context.output();
     if let Some(path) = &args.svg {

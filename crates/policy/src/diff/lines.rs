@@ -148,6 +148,16 @@ fn words(rights: &BTreeSet<&Right>) -> Vec<String> {
     kept.map(ToString::to_string).collect()
 }
 
+/// As many names as somebody reads, and how many more there are.
+fn few(mut names: Vec<String>) -> Vec<String> {
+    let more = names.len().saturating_sub(MAX_NAMES);
+    if more > 1 {
+        names.truncate(MAX_NAMES);
+        names.push(format!("{more} more"));
+    }
+    names
+}
+
 fn source(
     crowd: &Crowd<'_>,
     version: usize,
@@ -155,7 +165,7 @@ fn source(
     agents: Option<AgentSet>,
 ) -> Party {
     Party {
-        names: crowd.names(version, &kinds),
+        names: few(crowd.names(version, &kinds)),
         agents: agents.as_ref().map(ToString::to_string),
         gateways: kinds.iter().map(|kind| crowd.kinds[*kind].count).sum(),
         members: Members {
@@ -197,7 +207,7 @@ fn destination(
         }
     }
     Party {
-        names,
+        names: few(names),
         agents: agents.as_ref().map(ToString::to_string),
         gateways,
         members: Members {
@@ -207,3 +217,6 @@ fn destination(
         },
     }
 }
+
+/// Of one side of a line.
+const MAX_NAMES: usize = 20;

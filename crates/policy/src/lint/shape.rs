@@ -17,7 +17,7 @@ pub(super) fn lint(document: &Document) -> Vec<Diagnostic> {
     }
     found.extend(unasked.into_iter().map(|(kind, rule)| {
         let message =
-            format!("nothing in this version asks for {kind}: the grant has no effect yet");
+            format!("nothing in this version asks for {kind}: to grant it has no effect yet");
         Diagnostic::warning("W114", rule.span.clone(), message)
             .label(format!("the first grant of {kind}"))
             .help("it is checked, tested and explained, and permits nothing until something asks")
