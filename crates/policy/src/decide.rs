@@ -180,8 +180,8 @@ impl<'a> Case<'a> {
         let rules = resolved.rules();
         let (from, onto) = (rules.agents.of(self.agent?), rules.agents.of(agent));
         let leads = |way: &&Way| {
-            way.verbs.contains(verb)
-                && way.is_between(from, onto)
+            way.is_between(from, onto)
+                && way.verbs.contains(verb)
                 && (!way.of_one_user || self.src.has_user_of(dst))
                 && (!way.asks_more || self.is_time(rules.rule(way.rule)))
         };

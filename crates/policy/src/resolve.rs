@@ -38,6 +38,8 @@ pub(crate) struct Resolved {
 struct Local {
     id: NodeId,
     class: Arc<Class>,
+    /// The same as in the map, without the way there.
+    place: Option<Place>,
     /// What every gateway may send here, and what this one may send to every other.
     to_all: Box<[Way]>,
     from_all: Box<[Way]>,
@@ -58,6 +60,11 @@ struct Has {
     ways_to_local: bool,
     ways_from_local: bool,
     blocks: bool,
+    /// Guards on either side beside those of all.
+    guards_as_src: bool,
+    guards_as_dst: bool,
+    /// It is the local gateway itself.
+    is_local: bool,
 }
 
 /// What is told of a node, and what only its own user's rules ask.
@@ -111,15 +118,31 @@ impl Resolved {
                     class
                 }
             };
-            resolved.nodes.insert(Place::new(node, class));
+            let place = Place::new(node, class, &resolved.rules);
+            resolved.nodes.insert(place);
         }
+        resolved.settle_local();
         resolved
+    }
+
+    /// Marks the local gateway's place, and keeps it at hand.
+    fn settle_local(&mut self) {
+        let Some(local) = &mut self.local else {
+            return;
+        };
+        if let Some(place) = self.nodes.get(&local.id) {
+            let mut place = place.clone();
+            place.has.is_local = true;
+            local.place = Some(place.clone());
+            self.nodes.insert(place);
+        }
     }
 
     /// One node more, or a newer view of it. The local gateway itself cannot change in this way.
     pub fn insert(&mut self, node: &Node) {
         let class = self.new_class(self.rules.matcher.selectors_of(node));
-        self.nodes.insert(Place::new(node, class));
+        let place = Place::new(node, class, &self.rules);
+        self.nodes.insert(place);
     }
 
     pub fn remove(&mut self, id: &NodeId) {
@@ -162,7 +185,12 @@ impl Resolved {
     }
 
     pub fn node(&self, id: &NodeId) -> Option<&Place> {
-        self.nodes.get(id)
+        match &self.local {
+            Some(Local {
+                place: Some(place), ..
+            }) if place.facts.id == *id => Some(place),
+            _ => self.nodes.get(id),
+        }
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &Place> {
@@ -184,13 +212,14 @@ impl Resolved {
     /// in file order; none where neither is.
     pub fn ways<'a>(&'a self, src: &'a Place, dst: &'a Place) -> Option<[&'a [Way]; 2]> {
         let local = self.local.as_ref()?;
-        if local.id == dst.facts.id {
+        if dst.has.is_local {
             let own = src.has.ways_to_local.then(|| &*src.class.to_local);
             return Some([&local.to_all, own.unwrap_or_default()]);
         }
         let own = || dst.has.ways_from_local.then(|| &*dst.class.from_local);
-        let is_sender = local.id == src.facts.id;
-        is_sender.then(|| [&*local.from_all, own().unwrap_or_default()])
+        src.has
+            .is_local
+            .then(|| [&*local.from_all, own().unwrap_or_default()])
     }
 
     /// The rules that may let packets from `src` to `dst`, in file order.
@@ -224,7 +253,14 @@ impl Resolved {
         src: &'a Place,
         dst: &'a Place,
     ) -> impl Iterator<Item = &'a ResolvedGuard> {
-        common(&src.class.guard_src, &dst.class.guard_dst).map(|index| self.rules.guard(index))
+        // What is in both lists and not of all is on either side beside those of all.
+        let own = src.has.guards_as_src && dst.has.guards_as_dst;
+        let all = (!own).then(|| self.rules.guards_of_all.iter().copied());
+        let listed = own.then(|| common(&src.class.guard_src, &dst.class.guard_dst));
+        let indices = all.into_iter().flatten();
+        indices
+            .chain(listed.into_iter().flatten())
+            .map(|index| self.rules.guard(index))
     }
 
     /// The guards that have a node as source, in file order.
@@ -265,6 +301,7 @@ impl Local {
         Self {
             id: node.id,
             class: Arc::new(class),
+            place: None,
             to_all: to_all.into(),
             from_all: from_all.into(),
         }
@@ -272,7 +309,7 @@ impl Local {
 }
 
 impl Place {
-    pub fn new(node: &Node, class: Arc<Class>) -> Self {
+    pub fn new(node: &Node, class: Arc<Class>, rules: &Rules) -> Self {
         let facts = Facts {
             id: node.id,
             user: node.owner().cloned(),
@@ -281,7 +318,7 @@ impl Place {
             addresses: node.addresses.as_slice().into(),
         };
         Self {
-            has: class.has_at_all(),
+            has: class.has_at_all(rules),
             class,
             facts: Arc::new(facts),
         }
@@ -347,11 +384,16 @@ impl Class {
         ways.into()
     }
 
-    fn has_at_all(&self) -> Has {
+    fn has_at_all(&self, rules: &Rules) -> Has {
+        // Those of all are in every list, so that more is others.
+        let others = |list: &[u32]| list.len() > rules.guards_of_all.len();
         Has {
             ways_to_local: !self.to_local.is_empty(),
             ways_from_local: !self.from_local.is_empty(),
             blocks: !self.blocks.is_empty(),
+            guards_as_src: others(&self.guard_src),
+            guards_as_dst: others(&self.guard_dst),
+            is_local: false,
         }
     }
 

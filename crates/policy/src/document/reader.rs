@@ -11,6 +11,9 @@ use crate::diagnostic::{Diagnostic, Hints, Severity, Source, nearest};
 /// The most that is said about one file: after that many mistakes, another one helps nobody.
 const MAX_DIAGNOSTICS: usize = 100;
 
+/// No object of a well-formed file has more fields of its own.
+const FEW: usize = 16;
+
 /// A value, and where it stands in the text.
 #[derive(Clone, Debug)]
 pub(crate) struct Spanned<T> {
@@ -71,6 +74,11 @@ impl Reader {
         self.diagnostics.len() >= MAX_DIAGNOSTICS
     }
 
+    /// Whether the file is refused and nothing more is shown: to read on would change neither.
+    pub fn is_lost(&self) -> bool {
+        self.errors > 0 && self.is_full()
+    }
+
     pub fn error(&mut self, code: &'static str, span: Range<usize>, message: impl Into<String>) {
         self.say(Diagnostic::error(code, span, message.into()));
     }
@@ -80,10 +88,17 @@ impl Reader {
     pub fn fields<'a>(&mut self, object: &'a Object<'a>, keys: &Keys) -> Fields<'a> {
         let mut fields = Fields::new();
         let mut seen = BTreeSet::new();
-        for property in &object.properties {
+        for (at, property) in object.properties.iter().enumerate() {
             let name = property.name.as_str();
             let span = name_span(property);
-            if !seen.insert(name.to_ascii_lowercase()) {
+            // Few names are compared faster than they are sorted.
+            let again = match object.properties.len() <= FEW {
+                true => object.properties[..at]
+                    .iter()
+                    .any(|before| before.name.as_str().eq_ignore_ascii_case(name)),
+                false => !seen.insert(name.to_ascii_lowercase()),
+            };
+            if again {
                 self.error(
                     "E003",
                     span,

@@ -115,6 +115,9 @@ pub(super) fn read(reader: &mut Reader, sections: &Fields<'_>, names: &Names) ->
                 reader.error("E005", span(object), message);
                 return rules;
             }
+            if reader.is_lost() {
+                return rules;
+            }
         }
     }
     rules

@@ -55,15 +55,29 @@ impl Hasher for IdHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for part in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..part.len()].copy_from_slice(part);
-            // Ids that are no hashes, in tests, differ in few bits: the product spreads them
-            // (Fibonacci hashing; the constant is 2^64 over the golden ratio).
-            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word))
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            self.write_u64(u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        }
+        let rest = words.remainder();
+        if !rest.is_empty() {
+            let of_rest = |word, byte: &u8| (word << 8) | u64::from(*byte);
+            self.write_u64(rest.iter().fold(0, of_rest));
         }
     }
+
+    fn write_u64(&mut self, word: u64) {
+        // Ids that are no hashes, in tests, differ in few bits: the product spreads them (Fibonacci
+        // hashing; the constant is 2^64 over the golden ratio).
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.0 ^= u64::from(byte);
+    }
+
+    /// A length that is always the same tells nothing.
+    fn write_usize(&mut self, _: usize) {}
 }
 
 fn part_of(id: &NodeId) -> usize {

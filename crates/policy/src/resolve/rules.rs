@@ -27,6 +27,8 @@ pub(crate) struct Rules {
     pub by_dst: Postings,
     pub guards_by_src: Postings,
     pub guards_by_dst: Postings,
+    /// The guards that are about every pair of gateways, ascending.
+    pub guards_of_all: Box<[u32]>,
     pub blocks_by_match: Postings,
     /// By number.
     pub selectors: Box<[NodeSelector]>,
@@ -140,6 +142,14 @@ impl Rules {
             by_src: postings(&mut rules.iter().map(|rule| &rule.src)),
             by_dst: postings(&mut rules.iter().map(|rule| &rule.dst)),
             guards_by_src: postings(&mut guards.iter().map(|guard| &guard.src)),
+            guards_of_all: (0u32..)
+                .zip(&guards)
+                .filter(|(_, guard)| {
+                    let everybody = |ends: &[End]| ends.iter().any(|end| end.is_every);
+                    everybody(&guard.src) && everybody(&guard.dst)
+                })
+                .map(|(index, _)| index)
+                .collect(),
             guards_by_dst: postings(&mut guards.iter().map(|guard| &guard.dst)),
             blocks_by_match: postings(&mut blocks.iter().map(|block| &block.matches)),
             matcher: Matcher::new(document, &ids),
@@ -218,7 +228,8 @@ impl ResolvedGuard {
 impl End {
     /// Whether it matches a class.
     pub fn is_of(&self, class: &Class) -> bool {
-        class.has(self.selector)
+        // What is everybody's needs no look at the class.
+        self.is_every || class.has(self.selector)
     }
 
     /// Whether it is `autogroup:self`.
