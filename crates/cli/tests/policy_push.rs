@@ -124,6 +124,10 @@ fn a_push_refuses_what_it_would_be_wrong_to_believe_in() {
         said
     };
 
+    let long = format!("// {}\n{ANAS}", "x".repeat(policy::MAX_PUSHED));
+    let said = refused(&["policy", "push", "-"], &long);
+    assert!(said.contains("can be signed"), "{said}");
+
     // The person of `init --user`, unless it is meant; a dry run is no way round.
     for args in [
         &["policy", "push", "-"][..],

@@ -115,6 +115,15 @@ fn offer(read: Read, how: &How, context: &Context) -> Result<(), Failure> {
     let standing = operator::standing(context)?;
     warnings.extend(document.lint(&standing.gateways));
     tell(&warnings);
+    if read.bytes.len() > policy::MAX_PUSHED {
+        let failure = Failure::failed(format!(
+            "{} has {} bytes; {} can be signed",
+            read.name,
+            read.bytes.len(),
+            policy::MAX_PUSHED
+        ));
+        return Err(failure.hint("nothing was pushed; take comments out, or name groups and tags"));
+    }
     let unenforced = document.unenforced(&node::world::ENFORCES);
     if !unenforced.is_empty() {
         return Err(read.refused(&unenforced).hint("nothing was pushed"));
