@@ -18,9 +18,9 @@ mod summary;
 mod test;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use identity::Tag;
+use identity::{Tag, UserName};
 use jsonc_parser::ast::Value;
 
 pub(crate) use self::block::Block;
@@ -150,6 +150,11 @@ impl Document {
             expectations: Vec::new(),
             source: self.source.clone(),
         }
+    }
+
+    /// The people of a group, its name with the prefix; none where the file has no such group.
+    pub fn members_of(&self, group: &str) -> Option<&BTreeSet<UserName>> {
+        self.names.groups.get(group)
     }
 
     /// Whether some grant asks what its source is like: then verdicts may change as gateways age.

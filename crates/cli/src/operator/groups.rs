@@ -1,8 +1,6 @@
 //! The groups of the policy, for verbs that name people by them.
 
 use identity::UserName;
-use jsonc_parser::ast::Value;
-use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use super::files::OperatorFiles;
 use crate::failure::Failure;
@@ -16,31 +14,21 @@ pub fn members(group: &str, files: &OperatorFiles) -> Result<Vec<UserName>, Fail
 }
 
 fn members_in(group: &str, text: &str) -> Result<Vec<UserName>, Failure> {
-    // A policy that loads has each group once, and only users in it.
-    policy::Document::parse("policy.hujson", text).map_err(|said| {
+    let (document, _) = policy::Document::parse("policy.hujson", text).map_err(|said| {
         let why = said.first().map(ToString::to_string).unwrap_or_default();
         Failure::failed(format!(
             "the policy, which says who {group} is, cannot be read: {why}"
         ))
     })?;
-    let parsed = parse_to_ast(text, &CollectOptions::default(), &ParseOptions::default());
-    let root = parsed.ok().and_then(|parsed| parsed.value);
-    let members = root
-        .as_ref()
-        .and_then(Value::as_object)
-        .and_then(|root| root.get_object("groups"))
-        .and_then(|groups| groups.get_array(group));
-    let Some(members) = members else {
+    let Some(members) = document.members_of(group) else {
         return Err(Failure::usage(format!("the policy has no {group}"))
             .hint("its groups are in `groups` of policy.hujson; push them first"));
     };
-    let users = members.elements.iter().filter_map(Value::as_string_lit);
-    let users: Vec<UserName> = users.filter_map(|user| user.value.parse().ok()).collect();
-    match users.is_empty() {
+    match members.is_empty() {
         true => Err(Failure::usage(format!(
             "{group} of the policy has no members"
         ))),
-        false => Ok(users),
+        false => Ok(members.iter().cloned().collect()),
     }
 }
 
