@@ -6,10 +6,14 @@ use super::known::{Described, NodesFile};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::operator;
+use crate::output::note;
 
 /// `policy nodes`. What it prints is JSON with and without `--json`.
 pub fn nodes(context: &Context) -> Result<(), Failure> {
     let gateways = operator::gateways(context)?;
+    if gateways.is_empty() {
+        note("no gateways: this machine has no mesh, or invited nobody yet");
+    }
     let users: BTreeSet<String> = gateways
         .iter()
         .filter_map(|node| node.user.as_ref())
