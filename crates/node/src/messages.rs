@@ -22,8 +22,8 @@ use identity::{AgentAddress, AgentName, NodeId};
 use wire::message::MessageFrame;
 use wire::{InstanceId, MessageId};
 
-pub use handle::{Follow, Messages, fresh_id};
-pub use router::{Delivery, DeliveryKind, Failure, Refusal, State, Status};
+pub use handle::{Follow, Followed, Messages, fresh_id};
+pub use router::{Budgets, Delivery, DeliveryKind, Failure, Origin, Refusal, State, Status};
 pub use task::{MessagesConfig, MessagesEnds, Plane, start};
 
 /// A local agent, as its API token proves it.
@@ -44,6 +44,12 @@ pub struct Draft {
     pub to: AgentAddress,
     /// Whether it expects an answer: verb `request` instead of `send`.
     pub expects_reply: bool,
+    /// Whether the answer's parts are wanted as they come: verb `stream`. Then it expects an answer.
+    pub stream: bool,
+    /// What led to it.
+    pub origin: Origin,
+    /// Which thread of talk it belongs to: see [`wire::message::is_conversation`].
+    pub conversation: Option<String>,
     /// At most [`router::limits::MAX_TTL`]; without one [`router::limits::DEFAULT_TTL`].
     pub ttl: Option<Duration>,
     /// A media type, at most [`wire::message::MAX_CONTENT_TYPE`] printable ASCII bytes.
