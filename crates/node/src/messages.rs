@@ -129,6 +129,7 @@ pub enum SendError {
 
 /// What happens on the way to other gateways.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "moved once, into a channel")]
 pub enum PeerInput {
     /// The message streams with that peer are up, and each side's hello was judged.
     Up(NodeId),
@@ -140,6 +141,7 @@ pub enum PeerInput {
 
 /// What the plane wants of the way to other gateways.
 #[derive(Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "moved once, into a channel")]
 pub enum PeerOutput {
     /// Send this to a peer that is up. Frames to one peer keep their order.
     Frame(NodeId, MessageFrame),

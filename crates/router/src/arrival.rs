@@ -167,11 +167,7 @@ impl Router {
         if it.expires_at_ms() <= now_ms {
             return Err(Nack::Expired);
         }
-        if !it
-            .conversation
-            .as_ref()
-            .is_none_or(|text| is_conversation(text))
-        {
+        if !it.conversation.as_deref().is_none_or(is_conversation) {
             return Err(Nack::Schema);
         }
         match it.hops_left == 0 || self.causes.excess(it).is_some() {

@@ -101,8 +101,7 @@ impl Router {
                 "a time to live is between a moment and 7 days",
             ));
         }
-        let fits = |text: &Box<str>| is_conversation(text);
-        if !envelope.conversation.as_ref().is_none_or(fits) {
+        if !envelope.conversation.as_deref().is_none_or(is_conversation) {
             return Err(Refusal::Schema(
                 "a conversation is 1 to 64 letters, digits, '.', '_', ':' or '-'",
             ));
