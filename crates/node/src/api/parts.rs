@@ -4,7 +4,6 @@
 //! publishes sends again what it is not sure of, from the number that it is told.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +21,12 @@ use serde::{Deserialize, Serialize};
 use wire::MessageId;
 use wire::parts::{MAX_PART, Part};
 
-use super::Shared;
 use super::extract::{AsAgent, Query, message_id};
 use super::messages::{
     ASK_TIMEOUT, ASK_TIMEOUT_MAX, STREAM_HEARTBEAT, failure, outcome_answer, state,
 };
 use super::refused::{Refused, json};
+use super::{Later, Shared};
 use crate::agents::Agent;
 use crate::messages::{Draft, Outcome, SendError, WaitFor, within};
 use crate::streams::{Publisher, Subscription};
@@ -205,7 +204,7 @@ async fn take_line(line: &[u8], publisher: &Publisher) -> Result<(), Refused> {
 struct Events {
     id: MessageId,
     parts: Option<Subscription>,
-    outcome: Option<Pin<Box<dyn Future<Output = Result<Outcome, SendError>> + Send>>>,
+    outcome: Option<Later<'static, Result<Outcome, SendError>>>,
     timeout: Duration,
     answer: Option<SendAnswer>,
     /// By when parts that are still on their way must have come.
@@ -216,7 +215,7 @@ impl Events {
     fn new(
         id: MessageId,
         parts: Subscription,
-        outcome: Pin<Box<dyn Future<Output = Result<Outcome, SendError>> + Send>>,
+        outcome: Later<'static, Result<Outcome, SendError>>,
         timeout: Duration,
     ) -> Self {
         Self {
