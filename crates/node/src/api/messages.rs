@@ -262,7 +262,10 @@ pub(super) async fn show(
 
 impl Shared {
     /// What waits for others ends when the API does; the caller asks the next start.
-    async fn until_stopped<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Refused> {
+    pub(super) async fn until_stopped<T>(
+        &self,
+        waiting: impl Future<Output = T>,
+    ) -> Result<T, Refused> {
         let mut stopping = self.stopping.clone();
         tokio::select! {
             biased;
@@ -271,7 +274,7 @@ impl Shared {
         }
     }
 
-    fn received(&self, delivery: Delivery) -> Received {
+    pub(super) fn received(&self, delivery: Delivery) -> Received {
         let Delivery {
             id,
             kind,
@@ -310,7 +313,7 @@ impl Shared {
 }
 
 /// The id is made here where the agent made none, so that a refusal can name it too.
-fn draft(request: SendRequest) -> Result<(MessageId, Draft), Refused> {
+pub(super) fn draft(request: SendRequest) -> Result<(MessageId, Draft), Refused> {
     let SendRequest {
         to,
         body,
@@ -347,7 +350,7 @@ fn content(
     Ok((content_type, Bytes::from(body.into_bytes())))
 }
 
-fn outcome_answer(id: MessageId, outcome: Outcome, timeout: Duration) -> SendAnswer {
+pub(super) fn outcome_answer(id: MessageId, outcome: Outcome, timeout: Duration) -> SendAnswer {
     match outcome {
         Outcome::Answered(reply) => SendAnswer {
             id: id.to_string(),
@@ -391,7 +394,7 @@ fn status_answer(status: Status) -> SendAnswer {
     }
 }
 
-fn state(state: router::State) -> State {
+pub(super) fn state(state: router::State) -> State {
     match state {
         router::State::Accepted => State::Accepted,
         router::State::Stored => State::Stored,
@@ -403,7 +406,7 @@ fn state(state: router::State) -> State {
     }
 }
 
-fn failure(failure: router::Failure) -> api::Failure {
+pub(super) fn failure(failure: router::Failure) -> api::Failure {
     api::Failure {
         code: failure.code.into(),
         reason: failure.reason.into(),
@@ -421,13 +424,13 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 const ASK_TIMEOUT_MAX: Duration = router::limits::MAX_TTL;
 
 /// Below what proxies and HTTP clients take for a dead connection.
-const RECEIVE_WAIT_MAX_S: u64 = 60;
+pub(super) const RECEIVE_WAIT_MAX_S: u64 = 60;
 
 /// The most messages of one answer; with the largest bodies 25 MiB.
-const RECEIVE_MAX: usize = 100;
+pub(super) const RECEIVE_MAX: usize = 100;
 
 /// An inbox has no more.
-const ACK_MAX: usize = router::limits::INBOX_ROWS;
+pub(super) const ACK_MAX: usize = router::limits::INBOX_ROWS;
 
 /// Below the 30 s after which some clients give up a silent stream.
 const STREAM_HEARTBEAT: Duration = Duration::from_secs(10);

@@ -136,6 +136,19 @@ impl Messages {
         what: WaitFor,
         until: Instant,
     ) -> Result<(Sent, Outcome), SendError> {
+        self.send_and_wait_hearing(from, draft, what, until, |_| ())
+            .await
+    }
+
+    /// The same for who wants to hear that the message is accepted, before its answer is there.
+    pub async fn send_and_wait_hearing(
+        &self,
+        from: &LocalAgent,
+        draft: Draft,
+        what: WaitFor,
+        until: Instant,
+        accepted: impl FnOnce(&Sent),
+    ) -> Result<(Sent, Outcome), SendError> {
         let draft = to_router(draft)?;
         let id = draft.id;
         let (waiter, outcome) = waiter(what);
@@ -148,6 +161,7 @@ impl Messages {
                 wait,
             })
             .await?;
+        accepted(&sent);
         let outcome = self.outcome(from, id, until, outcome).await?;
         Ok((sent, outcome))
     }
