@@ -12,6 +12,7 @@ mod duration;
 mod failure;
 mod inspect;
 mod join;
+mod mcp;
 mod operator;
 mod output;
 mod policy_verbs;
@@ -75,6 +76,8 @@ enum Command {
     Reply(send::ReplyArgs),
     /// Settle a message, so that it is never shown again
     Ack(send::AckArgs),
+    /// Serve the mesh as tools for a model (MCP), on stdin and stdout
+    Mcp(mcp::Args),
     /// List every agent that may be reached, on which gateway, last seen
     Agents(inspect::AgentsArgs),
     /// Measure the way to a gateway or an agent
@@ -129,6 +132,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Recv(args) => receive::run(args, context),
         Command::Reply(args) => send::reply(args, context),
         Command::Ack(args) => send::ack(&args, context),
+        Command::Mcp(args) => mcp::run(&args, context),
         Command::Agents(args) => inspect::agents(args, context),
         Command::Ping(args) => inspect::ping(args, context),
         Command::Policy(args) => policy_verbs::run(args, context),
