@@ -65,6 +65,7 @@ const STORIES: &[&str] = &[
     "tools_are_typed",
     "agents_talk",
     "refusals_can_be_acted_on",
+    "an_endless_talk_is_ended",
     "a_call_is_taken_back",
     "bad_input_is_refused",
     "a_restart_is_not_felt",

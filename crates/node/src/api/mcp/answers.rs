@@ -124,7 +124,7 @@ pub(super) enum InboxKind {
     Message,
     /// The answer to a message of yours
     Reply,
-    /// A message of yours came to nothing
+    /// A notice: a message of yours came to nothing, or what it led to was stopped
     Failure,
 }
 
@@ -133,7 +133,7 @@ pub(super) enum InboxKind {
 pub(super) struct InboxMessage {
     /// What it is
     pub(super) kind: InboxKind,
-    /// What was written; for a failure, nothing
+    /// What was written; for a notice, nothing
     #[serde(flatten)]
     pub(super) message: ForeignText,
     /// Whether its sender waits for an answer: mesh_reply
@@ -141,9 +141,12 @@ pub(super) struct InboxMessage {
     /// The message of yours that this answers, or that failed
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) in_reply_to: Option<String>,
+    /// Which thread of talk it belongs to; an answer carries it back by itself
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) conversation: Option<String>,
     /// 1 the first time, more where you may have seen it before
     pub(super) attempt: u32,
-    /// Why your message failed
+    /// Why, for a notice
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<Problem>,
 }
@@ -284,7 +287,7 @@ impl InboxMessage {
         match (self.kind, &self.error) {
             (InboxKind::Failure, error) => {
                 let why = error.as_ref().map(Problem::words).unwrap_or_default();
-                format!("Notice {id}: your message {of} to {from} came to nothing.{again}\n{why}")
+                format!("Notice {id} about your message {of} to {from}.{again}\n{why}")
             }
             (InboxKind::Reply, _) => {
                 format!("Message {id} from {from}, the answer to your message {of}.{again}\n{text}")

@@ -21,6 +21,11 @@ pub(super) struct SendArguments {
     pub(super) reply_expected: bool,
     /// How long it may still be delivered, in seconds; a day where absent
     pub(super) ttl_s: Option<u64>,
+    /// The id of the message of mesh_inbox that led you to write this, or none: nothing did. It is
+    /// how endless chains of agents are found
+    pub(super) in_answer_to: Option<String>,
+    /// Which thread of talk it belongs to, 1 to 64 of A-Za-z0-9._:-; an answer carries it back
+    pub(super) conversation: Option<String>,
 }
 
 /// `mesh_ask`
@@ -37,6 +42,11 @@ pub(super) struct AskArguments {
     pub(super) timeout_s: Option<u64>,
     /// How long it may still be delivered, in seconds; a day where absent
     pub(super) ttl_s: Option<u64>,
+    /// The id of the message of mesh_inbox that led you to ask this, or none: nothing did. It is
+    /// how endless chains of agents are found
+    pub(super) in_answer_to: Option<String>,
+    /// Which thread of talk it belongs to, 1 to 64 of A-Za-z0-9._:-; an answer carries it back
+    pub(super) conversation: Option<String>,
     /// How many bytes of the answer to show: 32768 where absent, at most 131072
     #[schemars(range(max = 131_072))]
     pub(super) max_bytes: Option<usize>,

@@ -50,6 +50,8 @@ impl Caller {
             text,
             reply_expected,
             ttl_s,
+            in_answer_to,
+            conversation,
         } = arguments;
         let sending = async {
             let request = SendRequest {
@@ -60,6 +62,8 @@ impl Caller {
                 ttl_s,
                 id: None,
                 reply_expected,
+                cause: in_answer_to,
+                conversation,
             };
             let (_, draft) = draft(request)?;
             Ok::<_, Refused>(self.shared.messages.send(&self.agent, draft).await?)
@@ -87,6 +91,8 @@ impl Caller {
             text,
             timeout_s,
             ttl_s,
+            in_answer_to,
+            conversation,
             max_bytes,
         } = arguments;
         let timeout = timeout_s.map_or(ASK, Duration::from_secs).min(ASK_MAX);
@@ -99,6 +105,8 @@ impl Caller {
                 ttl_s,
                 id: None,
                 timeout_ms: None,
+                cause: in_answer_to,
+                conversation,
             };
             let (id, draft) = draft(request.into_parts().0)?;
             let until = within(timeout);
@@ -115,6 +123,11 @@ impl Caller {
                 biased;
                 asked = self.until_ended(asking, context) => asked?,
                 never = telling => match never {},
+            };
+            let Some(asked) = asked else {
+                // The far agent may be at work on it. What is settled by now stays as it is.
+                let _ = messages.cancel(&self.agent, id).await;
+                return Err(taken_back());
             };
             let (_, outcome) = asked?;
             Ok::<_, Refused>(outcome_answer(id, outcome, timeout))
@@ -146,8 +159,11 @@ impl Caller {
         };
         let receiving = self.shared.messages.receive(&self.agent, options);
         let received = match self.until_ended(receiving, context).await {
-            Ok(Ok(deliveries)) => deliveries,
-            Ok(Err(error)) => return InboxAnswer::refused(Problem::from(Refused::from(error))),
+            Ok(Some(Ok(deliveries))) => deliveries,
+            Ok(None) => return InboxAnswer::refused(taken_back().into()),
+            Ok(Some(Err(error))) => {
+                return InboxAnswer::refused(Problem::from(Refused::from(error)));
+            }
             Err(refused) => return InboxAnswer::refused(refused.into()),
         };
         let mut room = room(arguments.max_bytes);
@@ -228,18 +244,18 @@ impl Caller {
         answer
     }
 
-    /// What waits for others ends when the client takes its call back, and when the API stops.
+    /// What waits for others ends when the API stops, and, with nothing, when the client takes its
+    /// call back.
     async fn until_ended<T>(
         &self,
         waiting: impl Future<Output = T>,
         context: &RequestContext<RoleServer>,
-    ) -> Result<T, Refused> {
+    ) -> Result<Option<T>, Refused> {
         tokio::select! {
+            // A stop also ends the sessions, which takes no call back.
             biased;
-            done = self.shared.until_stopped(waiting) => done,
-            () = context.ct.cancelled() => {
-                Err(Refused::from_failure(api::Failure::new("cancelled", "the call was taken back")))
-            }
+            done = self.shared.until_stopped(waiting) => done.map(Some),
+            () = context.ct.cancelled() => Ok(None),
         }
     }
 
@@ -262,6 +278,7 @@ impl Caller {
             message,
             reply_expected: received.reply_expected,
             in_reply_to: received.in_reply_to,
+            conversation: received.conversation,
             attempt: received.attempt,
             error: received
                 .error
@@ -285,6 +302,10 @@ fn foreign_text(
         text,
         cut,
     }
+}
+
+fn taken_back() -> Refused {
+    Refused::from_failure(api::Failure::new("cancelled", "the call was taken back"))
 }
 
 fn address(text: &str) -> Result<AgentAddress, Refused> {
