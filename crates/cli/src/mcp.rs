@@ -52,7 +52,11 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         loop {
             tokio::select! {
                 line = input.recv() => match line {
-                    Some(line) => bridge.take(line, &mut calls).await,
+                    Some(line) => tokio::select! {
+                        () = bridge.take(line, &mut calls) => {}
+                        _ = terminate.recv() => break,
+                        _ = interrupt.recv() => break,
+                    },
                     None => break,
                 },
                 Some(_) = calls.join_next() => {}

@@ -107,6 +107,16 @@ fn no_message(world: &mut World) {
         bridge.read(),
         json!({"jsonrpc": "2.0", "id": 9, "result": {}})
     );
+    // A script that writes all at once and closes the pipe has its answers too.
+    let mut script = world.bridge();
+    script.write(&initialize().to_string());
+    script.write(r#"{"jsonrpc": "2.0", "method": "notifications/initialized"}"#);
+    script.call(2, "mesh_agents", &json!({}));
+    script.input = None;
+    assert_eq!(script.read()["id"], 1);
+    let agents = script.read();
+    assert_eq!(agents["result"]["isError"], false, "{agents}");
+    assert_eq!(script.end(), "");
 }
 
 fn node_down(world: &mut World) {

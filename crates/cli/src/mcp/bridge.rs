@@ -53,7 +53,8 @@ impl Bridge {
         }
     }
 
-    /// Takes a line. Requests go side by side; everything else keeps its place among them.
+    /// Takes a line. Requests go side by side; everything else keeps its place among them. May be
+    /// dropped, where the bridge ends.
     pub async fn take(self: &Arc<Self>, line: Line, calls: &mut JoinSet<()>) {
         let line = match line {
             Line::Whole(line) if line.is_empty() => return,
@@ -73,6 +74,10 @@ impl Bridge {
             }
         };
         let call = Call::new(message);
+        if call.method() == "initialize" {
+            // A client that does not wait for its answer goes on in the session all the same.
+            return self.answer(&call).await;
+        }
         if let Some(id) = call.id().map(key) {
             let bridge = self.clone();
             // Entered before it can end.
@@ -297,11 +302,15 @@ impl Answers {
                     .as_ref()
                     .and_then(|it| it["error"]["reason"].as_str())
                     .unwrap_or(&words);
+                let hint = message.as_ref().and_then(|it| it["error"]["hint"].as_str());
+                let hint = hint
+                    .map(|hint| format!(" (hint: {hint})"))
+                    .unwrap_or_default();
                 let reason: String = reason.chars().take(REASON_MAX).collect();
                 Err(Ended::Refused(Failure::failed(format!(
                     "the node refuses with {}: {}",
                     status.as_u16(),
-                    printable(&reason)
+                    printable(&format!("{reason}{hint}"))
                 ))))
             }
         }
