@@ -76,6 +76,10 @@ enum Command {
     Reply(send::ReplyArgs),
     /// Settle a message, so that it is never shown again
     Ack(send::AckArgs),
+    /// Take back a message that was sent
+    Cancel(send::CancelArgs),
+    /// Say that a message will never be done
+    Reject(send::RejectArgs),
     /// Serve the mesh as tools for a model (MCP), on stdin and stdout
     Mcp(mcp::Args),
     /// List every agent that may be reached, on which gateway, last seen
@@ -132,6 +136,8 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Recv(args) => receive::run(args, context),
         Command::Reply(args) => send::reply(args, context),
         Command::Ack(args) => send::ack(&args, context),
+        Command::Cancel(args) => send::cancel(&args, context),
+        Command::Reject(args) => send::reject(args, context),
         Command::Mcp(args) => mcp::run(&args, context),
         Command::Agents(args) => inspect::agents(args, context),
         Command::Ping(args) => inspect::ping(args, context),

@@ -64,6 +64,7 @@ fn main() {
 const STORIES: &[&str] = &[
     "tools_are_typed",
     "agents_talk",
+    "an_answer_is_heard_while_it_is_made",
     "refusals_can_be_acted_on",
     "an_endless_talk_is_ended",
     "a_call_is_taken_back",
@@ -371,7 +372,7 @@ fn initialize() -> Value {
 const POLICY: &str = r#"{
   "tagOwners": {"tag:gateway": ["ana@example.com"]},
   "grants": [
-    {"src": ["agent:planner@tag:gateway"], "dst": ["agent:coder@tag:gateway"], "msg": ["send", "request"]},
+    {"src": ["agent:planner@tag:gateway"], "dst": ["agent:coder@tag:gateway"], "msg": ["send", "request", "stream"]},
     {"src": ["agent:coder@tag:gateway"], "dst": ["agent:planner@tag:gateway"], "msg": ["send", "request"]},
     {"src": ["agent:planner@tag:gateway"], "dst": ["agent:nobody@tag:gateway"], "msg": ["request"]},
   ],

@@ -19,6 +19,7 @@ mod mcp;
 mod messages;
 mod metrics;
 mod observe;
+mod parts;
 mod refused;
 mod serve;
 

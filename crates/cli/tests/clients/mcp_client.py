@@ -126,6 +126,36 @@ async def agents_talk():
         await call(coder, "mesh_ack", ids=[whole["id"]])
 
 
+async def an_answer_is_heard_while_it_is_made():
+    async with connected("planner") as planner, connected("coder") as coder:
+        told, answers = [], []
+
+        async def heard(_progress, _total, words):
+            told.append(words)
+
+        async def ask():
+            answers.append(await call(planner, "mesh_ask", heard, to=CODER, text="slowly", stream=True, timeout_s=30))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            question = await inbox(coder)
+            who = TEST["coder"]
+            parts = [{"seq": 1, "text": "three"}, {"seq": 2, "text": " of\n\x1b[2Jthem"}]
+            async with httpx2.AsyncClient(timeout=20) as http:
+                taken = await http.post(
+                    f"{who['api']}/v1/messages/{question['id']}/parts",
+                    content="".join(json.dumps(part) + "\n" for part in parts),
+                    headers={"Authorization": f"Bearer {who['token']}", "Content-Type": "application/x-ndjson"})
+                assert taken.json()["next"] == 3, taken.text
+            with anyio.fail_after(20):
+                while len([words for words in told if "writes" in words]) < 2:
+                    await anyio.sleep(0.02)
+            await call(coder, "mesh_reply", id=question["id"], text="three of them")
+        assert told[:1] == ["accepted: safe at this gateway"], told
+        assert told[-2:] == [f"{CODER} writes: three", f"{CODER} writes:  of\\n\\u{{1b}}[2Jthem"], told
+        assert unframed(answers[0]["reply"]["text"], CODER) == "three of them"
+
+
 async def refusals_can_be_acted_on():
     async with connected("planner") as planner, connected("coder") as coder:
         for tool in ("mesh_ask", "mesh_send"):

@@ -66,12 +66,19 @@ pub(super) async fn ask(
     AsAgent(agent): AsAgent,
     Json(request): Json<AskRequest>,
 ) -> Result<Response, Refused> {
-    let (request, timeout_ms) = request.into_parts();
+    let (request, timeout_ms, stream) = request.into_parts();
     let timeout = timeout_ms
         .map_or(ASK_TIMEOUT, Duration::from_millis)
         .min(ASK_TIMEOUT_MAX);
     let (id, draft) = draft(request)?;
     let until = within(timeout);
+    if stream {
+        let draft = Draft {
+            stream: true,
+            ..draft
+        };
+        return super::parts::ask(shared, agent, id, draft, timeout).await;
+    }
     let asking = shared
         .messages
         .send_and_wait(&agent.local, draft, WaitFor::Reply, until);
@@ -448,7 +455,7 @@ fn reply_of(delivery: Delivery) -> Reply {
     }
 }
 
-fn status_answer(status: Status) -> SendAnswer {
+pub(super) fn status_answer(status: Status) -> SendAnswer {
     SendAnswer {
         id: status.id.to_string(),
         state: state(status.state),
@@ -481,10 +488,10 @@ pub(super) fn failure(failure: router::Failure) -> api::Failure {
 }
 
 /// As `crabmesh send --timeout`.
-const ASK_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest time to live of a message, so also of an answer's.
-const ASK_TIMEOUT_MAX: Duration = router::limits::MAX_TTL;
+pub(super) const ASK_TIMEOUT_MAX: Duration = router::limits::MAX_TTL;
 
 /// A sentence or two, for people.
 const REASON_MAX: usize = 1024;
@@ -499,4 +506,4 @@ pub(super) const RECEIVE_MAX: usize = 100;
 pub(super) const ACK_MAX: usize = router::limits::INBOX_ROWS;
 
 /// Below the 30 s after which some clients give up a silent stream.
-const STREAM_HEARTBEAT: Duration = Duration::from_secs(10);
+pub(super) const STREAM_HEARTBEAT: Duration = Duration::from_secs(10);

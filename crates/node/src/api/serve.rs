@@ -30,7 +30,7 @@ use super::gate::{Caller, Peer};
 use super::listen::{ApiError, Listeners, admin_token};
 use super::observe::Seen;
 use super::refused::Refused;
-use super::{ApiConfig, Counters, NodeView, Shared, admin, mcp, messages};
+use super::{ApiConfig, Counters, NodeView, Shared, admin, mcp, messages, parts};
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
@@ -260,6 +260,10 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/messages/{id}/reply", post(messages::reply))
         .route("/v1/messages/{id}/reject", post(messages::reject))
         .route("/v1/messages/{id}/cancel", post(messages::cancel))
+        .route(
+            "/v1/messages/{id}/parts",
+            get(parts::follow).post(parts::publish),
+        )
         .route("/mcp", get(mcp::serve).post(mcp::serve).delete(mcp::serve))
         .route("/v1/agents", get(admin::agents))
         .route("/v1/ping", post(admin::ping))

@@ -2,6 +2,7 @@
 //! and how messages pass through it.
 
 mod mcp;
+mod parts;
 mod place;
 
 use api::{Access, Route};

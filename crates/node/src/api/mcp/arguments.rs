@@ -47,6 +47,10 @@ pub(super) struct AskArguments {
     pub(super) in_answer_to: Option<String>,
     /// Which thread of talk it belongs to, 1 to 64 of A-Za-z0-9._:-; an answer carries it back
     pub(super) conversation: Option<String>,
+    /// Whether to hear the answer's parts while it is made, as progress; the policy's word for it is
+    /// stream
+    #[serde(default)]
+    pub(super) stream: bool,
     /// How many bytes of the answer to show: 32768 where absent, at most 131072
     #[schemars(range(max = 131_072))]
     pub(super) max_bytes: Option<usize>,

@@ -6,7 +6,7 @@ use api::{AskRequest, SendRequest};
 use identity::AgentAddress;
 use rmcp::RoleServer;
 use rmcp::service::RequestContext;
-use tokio::sync::watch;
+use router::Cursor;
 use wire::MessageId;
 
 use super::answers::{
@@ -25,7 +25,7 @@ use crate::api::messages::{
     ACK_MAX, RECEIVE_MAX, RECEIVE_WAIT_MAX_S, draft, outcome_answer, state,
 };
 use crate::api::refused::Refused;
-use crate::messages::{Delivery, ReceiveOptions, ReplyDraft, WaitFor, fresh_id, within};
+use crate::messages::{Delivery, Draft, ReceiveOptions, ReplyDraft, WaitFor, fresh_id, within};
 
 impl Caller {
     pub(super) async fn agents(&self, AgentsArguments {}: AgentsArguments) -> AgentsAnswer {
@@ -93,6 +93,7 @@ impl Caller {
             ttl_s,
             in_answer_to,
             conversation,
+            stream,
             max_bytes,
         } = arguments;
         let timeout = timeout_s.map_or(ASK, Duration::from_secs).min(ASK_MAX);
@@ -107,30 +108,38 @@ impl Caller {
                 timeout_ms: None,
                 cause: in_answer_to,
                 conversation,
+                stream,
             };
-            let (id, draft) = draft(request.into_parts().0)?;
+            let (request, _, stream) = request.into_parts();
+            let (id, draft) = draft(request)?;
+            let draft = Draft { stream, ..draft };
             let until = within(timeout);
-            let (accept, accepted) = watch::channel(false);
             let messages = &self.shared.messages;
-            let asking =
-                messages.send_and_wait_hearing(&self.agent, draft, WaitFor::Reply, until, |_| {
-                    // Nobody listens where nobody asked for progress.
-                    let _ = accept.send(true);
-                });
-            let progress = Progress::of(context);
-            let telling = progress.follow(messages, &self.agent, id, &to, accepted, until);
-            let asked = tokio::select! {
-                biased;
-                asked = self.until_ended(asking, context) => asked?,
-                never = telling => match never {},
+            let asking = async {
+                let (_, asked) = messages.ask(&self.agent, draft, WaitFor::Reply).await?;
+                let parts = match stream {
+                    true => Some(
+                        messages
+                            .subscribe(&self.agent, id, Cursor::default())
+                            .await?,
+                    ),
+                    false => None,
+                };
+                let progress = Progress::of(context);
+                let telling = progress.follow(messages, &self.agent, id, &to, parts, until);
+                tokio::select! {
+                    biased;
+                    outcome = asked.outcome(until) => outcome,
+                    never = telling => match never {},
+                }
             };
+            let asked = self.until_ended(asking, context).await?;
             let Some(asked) = asked else {
                 // The far agent may be at work on it. What is settled by now stays as it is.
                 let _ = messages.cancel(&self.agent, id).await;
                 return Err(taken_back());
             };
-            let (_, outcome) = asked?;
-            Ok::<_, Refused>(outcome_answer(id, outcome, timeout))
+            Ok::<_, Refused>(outcome_answer(id, asked?, timeout))
         };
         match asking.await {
             Ok(answer) => AskedAnswer {

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use rmcp::RoleServer;
 use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::{Peer, RequestContext};
-use tokio::sync::watch;
+use router::PartEvent;
 use wire::MessageId;
 
+use super::foreign;
 use crate::messages::{LocalAgent, Messages, Outcome, State, WaitFor};
+use crate::streams::Subscription;
 
 /// Where to tell it.
 pub(super) struct Progress {
@@ -27,53 +29,66 @@ impl Progress {
         }
     }
 
-    /// Tells how far the message comes once it is accepted, and between that that it is waited for:
-    /// many clients give up a call of which they hear nothing. Goes on until dropped.
+    /// Tells how far an accepted message comes, what comes of its answer before that is whole, and
+    /// between that that it is waited for: many clients give up a call of which they hear nothing.
+    /// Goes on until dropped.
     pub(super) async fn follow(
         mut self,
         messages: &Messages,
         agent: &LocalAgent,
         id: MessageId,
         to: &str,
-        mut accepted: watch::Receiver<bool>,
+        mut parts: Option<Subscription>,
         until: Instant,
     ) -> Infallible {
-        if self.token.is_none() || accepted.wait_for(|accepted| *accepted).await.is_err() {
+        if self.token.is_none() {
             return std::future::pending().await;
         }
         self.tell("accepted: safe at this gateway".into()).await;
         let began = tokio::time::Instant::now();
         let mut beat = tokio::time::interval_at(began + BEAT, BEAT);
+        let reaching = |wanted| messages.wait(agent, id, WaitFor::State(wanted), until);
         let mut known = State::Accepted;
-        for wanted in [State::Stored, State::Delivered] {
-            let waiting = messages.wait(agent, id, WaitFor::State(wanted), until);
-            let mut waiting = std::pin::pin!(waiting);
-            let outcome = loop {
-                tokio::select! {
-                    outcome = &mut waiting => break outcome,
-                    _ = beat.tick() => self.beat(to, began.elapsed()).await,
+        let mut waiting = Some(Box::pin(reaching(State::Stored)));
+        loop {
+            let outcome = async {
+                match &mut waiting {
+                    Some(waiting) => waiting.await,
+                    None => std::future::pending().await,
                 }
             };
-            match outcome {
-                Ok(Outcome::Settled(status)) if !status.state.is_final() => {
-                    if status.state > known {
+            let part = async {
+                match &mut parts {
+                    Some(parts) => parts.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // How far it came is told before what came of it.
+                biased;
+                outcome = outcome => {
+                    waiting = None;
+                    // What ended is told to its asker now.
+                    if let Ok(Outcome::Settled(status)) = outcome
+                        && !status.state.is_final()
+                        && status.state > known
+                    {
                         known = status.state;
                         self.tell(words(known, to)).await;
+                        waiting = (known < State::Delivered)
+                            .then(|| Box::pin(reaching(State::Delivered)));
                     }
                 }
-                // It ended, and its asker hears of that now.
-                _ => break,
+                part = part => match part {
+                    Some(PartEvent::End) | None => parts = None,
+                    Some(part) => self.tell(told(part, to)).await,
+                },
+                _ = beat.tick() => {
+                    let since = began.elapsed().as_secs();
+                    self.tell(format!("waiting for {to} for {since} s")).await;
+                }
             }
         }
-        loop {
-            beat.tick().await;
-            self.beat(to, began.elapsed()).await;
-        }
-    }
-
-    async fn beat(&mut self, to: &str, since: Duration) {
-        self.tell(format!("waiting for {to} for {} s", since.as_secs()))
-            .await;
     }
 
     async fn tell(&mut self, words: String) {
@@ -94,5 +109,21 @@ fn words(state: State, to: &str) -> String {
     }
 }
 
+/// A part of the answer: on one line, and said to be the other's.
+fn told(part: PartEvent, to: &str) -> String {
+    match part {
+        PartEvent::Part { part, .. } => match api::Body::from_bytes(part.content.into()) {
+            api::Body::Text(text) => format!("{to} writes: {}", foreign::line(&text, PART_MAX)),
+            api::Body::Binary(bytes) => format!("{to} writes {} bytes", bytes.len()),
+        },
+        PartEvent::Restart { .. } => format!("{to} begins its answer again"),
+        PartEvent::Lost { .. } => format!("some of what {to} writes is lost; the answer has it"),
+        PartEvent::End => String::new(),
+    }
+}
+
 /// Well below the 60 s after which clients give up by default.
 const BEAT: Duration = Duration::from_secs(10);
+
+/// What a line of progress has room for.
+const PART_MAX: usize = 4096;
