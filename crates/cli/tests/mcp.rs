@@ -73,7 +73,7 @@ const STORIES: &[&str] = &[
 ];
 
 /// What is sent by hand.
-const BY_HAND: &[(&str, fn(&mut World))] = &[
+const BY_HAND: &[Story] = &[
     ("a_line_that_is_no_message_is_answered", no_message),
     (
         "with_the_node_down_a_tool_says_so_and_calls_go_on_when_it_is_back",
@@ -215,6 +215,9 @@ fn nothing_logged(world: &mut World) {
         }
     }
 }
+
+/// A name that is a sentence, and what shows it.
+type Story = (&'static str, fn(&mut World));
 
 type Shared = Arc<Mutex<Option<World>>>;
 
