@@ -32,7 +32,7 @@ async fn a_session_is_worth_nothing_with_another_agents_token() {
     assert_eq!((answered.status, answered.code()), (401, "unauthorized"));
 
     let own = within(place.agent("planner"), &session);
-    let tools = place.events(&own, &list).await;
+    let tools = place.mcp(&own, &list).await;
     assert_eq!(tools["result"]["tools"].as_array().map(Vec::len), Some(6));
 }
 
@@ -228,7 +228,7 @@ async fn opened() -> Place {
 async fn call(place: &Place, caller: &Call<'_>, tool: &str, arguments: Value) -> Value {
     let params = json!({"name": tool, "arguments": arguments});
     let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params});
-    place.events(caller, &call).await["result"].take()
+    place.mcp(caller, &call).await["result"].take()
 }
 
 /// The session's id.

@@ -187,7 +187,7 @@ impl Place {
     }
 
     /// Posts a message of MCP; the answer of its stream.
-    pub async fn events(&self, call: &Call<'_>, message: &Value) -> Value {
+    pub async fn mcp(&self, call: &Call<'_>, message: &Value) -> Value {
         let mut lines = self.ask(call, "POST", "/mcp", &message.to_string()).await;
         assert_eq!(head(&mut lines).await.0, 200, "{message}");
         Events { lines }.next().await
