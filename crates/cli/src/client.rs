@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use identity::AgentName;
@@ -77,6 +77,14 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its body.
     pub body: Bytes,
+}
+
+/// A call without an answer.
+pub enum Unanswered {
+    /// It never reached the node.
+    Unsaid(Failure),
+    /// It may have.
+    Broken(Failure),
 }
 
 impl Client {
@@ -218,6 +226,27 @@ impl Client {
             collect(response).await
         });
         Ok(Upload { lines, answer })
+    }
+
+    /// One exchange with `/mcp`, on a connection of its own; the answer's body comes as it comes.
+    pub async fn mcp(
+        &self,
+        method: Method,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: Option<Bytes>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let mut connection = self.connect().await.map_err(Unanswered::Unsaid)?;
+        let request = self.request(method, "/mcp", body);
+        let mut request = request.map_err(Unanswered::Unsaid)?;
+        let accept = HeaderValue::from_static("application/json, text/event-stream");
+        request.headers_mut().insert(ACCEPT, accept);
+        request.headers_mut().extend(headers);
+        let answered = tokio::time::timeout(CALL_TIMEOUT, connection.send_request(request)).await;
+        match answered {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Unanswered::Broken(self.broken(&error))),
+            Err(_) => Err(Unanswered::Broken(self.silent())),
+        }
     }
 
     async fn call(
