@@ -45,7 +45,12 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     context.block_on(async move {
         match args.command {
             Command::Add(Name { name }) => {
-                let added: AgentAdded = client.post("/v1/admin/agents", &AgentAdd { name }).await?;
+                let add = AgentAdd {
+                    name,
+                    worker: None,
+                    worker_secret: None,
+                };
+                let added: AgentAdded = client.post("/v1/admin/agents", &add).await?;
                 show_token(&added, context)
             }
             Command::Rotate(Name { name }) => {

@@ -18,6 +18,7 @@ mod sessions;
 pub mod spool;
 pub mod state;
 mod view;
+pub mod workers;
 pub mod world;
 
 pub use config::{Config, ConfigError};

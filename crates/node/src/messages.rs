@@ -13,7 +13,7 @@ mod handle;
 mod task;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use wire::{InstanceId, MessageId};
 
 pub use handle::{Follow, Messages, fresh_id};
 pub use router::{Delivery, DeliveryKind, Failure, Refusal, State, Status};
+pub(crate) use task::unix_ms;
 pub use task::{MessagesConfig, MessagesEnds, Plane, start};
 
 /// A local agent, as its API token proves it.

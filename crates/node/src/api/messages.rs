@@ -281,6 +281,7 @@ impl Shared {
             body,
             created_at_ms,
             attempt,
+            ..
         } = delivery;
         let (body, body_base64) = Body::from_bytes(body.into()).into_fields();
         let reply_expected = kind == DeliveryKind::Request;
@@ -403,7 +404,7 @@ fn state(state: router::State) -> State {
     }
 }
 
-fn failure(failure: router::Failure) -> api::Failure {
+pub(crate) fn failure(failure: router::Failure) -> api::Failure {
     api::Failure {
         code: failure.code.into(),
         reason: failure.reason.into(),
