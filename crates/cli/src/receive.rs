@@ -27,8 +27,9 @@ use crate::terminal::printable;
   crabmesh recv --as coder --follow --exec ./answer.sh --verbose
 
 --exec runs CMD for each message, with the body on its stdin and in its environment CRABMESH_FROM
-(the verified agent@gateway), CRABMESH_MESSAGE_ID, CRABMESH_KIND (message, reply or failure),
-CRABMESH_REPLY_EXPECTED (1 or 0), CRABMESH_ATTEMPT, CRABMESH_IN_REPLY_TO and CRABMESH_CONTENT_TYPE.
+(the verified agent@gateway), CRABMESH_TO, CRABMESH_MESSAGE_ID, CRABMESH_KIND (message, reply or
+failure), CRABMESH_REPLY_EXPECTED (1 or 0), CRABMESH_ATTEMPT, CRABMESH_IN_REPLY_TO and
+CRABMESH_CONTENT_TYPE.
 Exit 0 is the ack, and what CMD prints the answer where one is expected. Any other exit gives the
 message back, to come again.")]
 pub struct Args {

@@ -163,15 +163,21 @@ impl Agents {
         Ok((agent, token))
     }
 
-    /// Gives an agent a new token; the old one is worth nothing from here on.
-    pub fn rotate(&self, name: &AgentName) -> Result<(Arc<Agent>, AgentToken), AgentsError> {
+    /// Gives an agent a new token, and where there is one its worker with a new secret; the old ones
+    /// are worth nothing from here on.
+    pub fn rotate(
+        &self,
+        name: &AgentName,
+        worker: Option<Attached>,
+    ) -> Result<(Arc<Agent>, AgentToken), AgentsError> {
+        let worker = worker.map(Arc::new);
         let (token, token_sha256) = AgentToken::make()?;
         let agent = self.replace(name, |old| {
             Agent::new(
                 old.local.clone(),
                 old.created_at_ms,
                 token_sha256,
-                old.worker.clone(),
+                worker.or_else(|| old.worker.clone()),
             )
         })?;
         Ok((agent, token))
@@ -455,7 +461,7 @@ mod tests {
         );
         assert!(token.reveal().starts_with("cma_") && token.reveal().len() >= 4 + 43);
 
-        let (same, fresh) = agents.rotate(&name("ana")).expect("rotated");
+        let (same, fresh) = agents.rotate(&name("ana"), None).expect("rotated");
         assert_eq!(same.local.instance, ana.local.instance);
         assert!(agents.authenticate(token.reveal()).is_none());
         assert!(agents.authenticate(fresh.reveal()).is_some());

@@ -12,7 +12,9 @@
 //! over as information, and never answered. What a worker or a peer says is in no log.
 
 mod driver;
+pub mod exec;
 mod health;
+mod http;
 mod parts;
 mod supervisor;
 
@@ -130,6 +132,15 @@ pub struct Attached {
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
+/// How much of it, and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// One message.
+    pub timeout: Duration,
+    /// Messages at once.
+    pub concurrency: usize,
+}
+
 /// Why a worker cannot be what was asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -142,22 +153,87 @@ impl Attached {
         settings: ::api::Worker,
         secret: Option<String>,
     ) -> Result<(Self, Option<Secret>), AttachError> {
-        let secret = secret.map(|text| Secret(Zeroizing::new(text)));
-        match settings {
-            _ => {
-                let attached = Self { settings, secret };
-                attached.start()?;
-                Ok((attached, None))
+        let given = secret.map(|text| Secret(Zeroizing::new(text)));
+        let (secret, shown) = match (&settings, given) {
+            (::api::Worker::Http { .. }, None) => {
+                let made = http::make_secret()?;
+                (Some(made.clone()), Some(made))
             }
+            (::api::Worker::Http { .. }, given) => (given, None),
+            (_, None) => (None, None),
+            (_, Some(_)) => {
+                let kind = settings.kind();
+                return Err(AttachError(format!("a worker `{kind}` takes no secret")));
+            }
+        };
+        let attached = Self { settings, secret };
+        // Whatever would keep it from starting is told now.
+        attached.start()?;
+        Ok((attached, shown))
+    }
+
+    /// The same with a secret made anew, where it has one that the node makes.
+    pub fn renewed(&self) -> Result<(Self, Option<Secret>), AttachError> {
+        match &self.settings {
+            ::api::Worker::Http { .. } => Self::new(self.settings.clone(), None),
+            _ => Ok((self.clone(), None)),
         }
     }
 
     /// Makes the worker itself.
     pub fn start(&self) -> Result<Arc<dyn Worker>, AttachError> {
-        Err(AttachError(format!(
-            "this build has no worker `{}`",
-            self.settings.kind()
-        )))
+        Ok(match &self.settings {
+            ::api::Worker::Http {
+                url,
+                timeout_s,
+                concurrency,
+                insecure_http,
+            } => {
+                let Some(secret) = &self.secret else {
+                    return Err(AttachError("its secret is missing".into()));
+                };
+                let bounds = Bounds::of(*timeout_s, *concurrency, http::CONCURRENCY)?;
+                Arc::new(http::Http::new(url, *insecure_http, secret, bounds)?)
+            }
+            ::api::Worker::Exec {
+                command,
+                timeout_s,
+                concurrency,
+            } => {
+                let bounds = Bounds::of(*timeout_s, *concurrency, exec::CONCURRENCY)?;
+                Arc::new(exec::Exec::new(command, bounds)?)
+            }
+            other => {
+                let kind = other.kind();
+                return Err(AttachError(format!("this node has no worker `{kind}`")));
+            }
+        })
+    }
+}
+
+impl Bounds {
+    /// As set, or as usual.
+    pub fn of(
+        timeout_s: Option<u64>,
+        concurrency: Option<usize>,
+        usual: usize,
+    ) -> Result<Self, AttachError> {
+        let timeout_s = timeout_s.unwrap_or(TIMEOUT_S);
+        let concurrency = concurrency.unwrap_or(usual);
+        if !(1..=TIMEOUT_MAX_S).contains(&timeout_s) {
+            return Err(AttachError(format!(
+                "the timeout must be 1 to {TIMEOUT_MAX_S} seconds"
+            )));
+        }
+        if !(1..=CONCURRENCY_MAX).contains(&concurrency) {
+            return Err(AttachError(format!(
+                "the concurrency must be 1 to {CONCURRENCY_MAX}"
+            )));
+        }
+        Ok(Self {
+            timeout: Duration::from_secs(timeout_s),
+            concurrency,
+        })
     }
 }
 
@@ -223,3 +299,10 @@ impl<'de> Deserialize<'de> for Secret {
         String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
     }
 }
+
+/// Longer than most models take for an answer.
+const TIMEOUT_S: u64 = 120;
+/// A day: the time that a message lives by itself.
+const TIMEOUT_MAX_S: u64 = 24 * 3600;
+/// An agent that wants more at once is better split.
+const CONCURRENCY_MAX: usize = 64;

@@ -18,7 +18,7 @@ use super::messages::NoFields;
 use super::refused::{Refused, json};
 use super::{PingTarget, Shared, metrics};
 use crate::agents::{Agent, AgentToken};
-use crate::workers::{Attached, Secret};
+use crate::workers::{AttachError, Attached, Secret};
 
 pub(super) async fn list(Shares(shared): Shares<Arc<Shared>>, AsAdmin { .. }: AsAdmin) -> Response {
     let agents = shared
@@ -92,9 +92,23 @@ pub(super) async fn rotate(
     Path(name): Path<String>,
     Json(NoFields {}): Json<NoFields>,
 ) -> Result<Response, Refused> {
-    let (agent, token) = shared.agents.rotate(&agent_name(&name)?)?;
+    let name = agent_name(&name)?;
+    let before = shared.agents.named(&name).and_then(|it| it.worker.clone());
+    let (worker, secret) = match before.as_deref().map(Attached::renewed) {
+        Some(renewed) => {
+            let (worker, secret) = renewed.map_err(|error| not_attached(&error))?;
+            (Some(worker), secret)
+        }
+        None => (None, None),
+    };
+    // A worker without a secret of ours goes on undisturbed.
+    let worker = worker.filter(|_| secret.is_some());
+    let (agent, token) = shared.agents.rotate(&name, worker)?;
     info!(target: "crabmesh::audit", uid, agent = %agent.local.name, "an agent's token was replaced");
-    Ok(json(StatusCode::OK, &shared.added(&agent, &token, None)))
+    Ok(json(
+        StatusCode::OK,
+        &shared.added(&agent, &token, secret.as_ref()),
+    ))
 }
 
 pub(super) async fn remove(
@@ -257,6 +271,10 @@ impl Shared {
     }
 }
 
+fn not_attached(error: &AttachError) -> Refused {
+    Refused::from_failure(Failure::new("worker", error.to_string()))
+}
+
 /// What was asked for, checked; and the secret that only its answer shows.
 fn attached(
     worker: Option<api::Worker>,
@@ -264,8 +282,8 @@ fn attached(
 ) -> Result<(Option<Attached>, Option<Secret>), Refused> {
     match (worker, secret) {
         (Some(worker), secret) => {
-            let (attached, shown) = Attached::new(worker, secret)
-                .map_err(|error| Refused::from_failure(Failure::new("worker", error.0)))?;
+            let (attached, shown) =
+                Attached::new(worker, secret).map_err(|error| not_attached(&error))?;
             Ok((Some(attached), shown))
         }
         (None, Some(_)) => Err(Refused::schema("a worker_secret needs a worker")),
