@@ -78,6 +78,10 @@ pub struct Job {
     pub error: Option<::api::Failure>,
     /// Which thread of talk it belongs to.
     pub conversation: Option<String>,
+    /// The first message of the chain that led to it.
+    pub root: MessageId,
+    /// How many messages led to it.
+    pub depth: u8,
 }
 
 /// What came of a message.

@@ -118,6 +118,7 @@ impl Worker {
             attempt: received.attempt,
             reply_expected: received.reply_expected,
             in_reply_to: received.in_reply_to.as_deref(),
+            conversation: received.conversation.as_deref(),
         };
         let mut child = Command::new(&self.program)
             .args(&self.arguments)

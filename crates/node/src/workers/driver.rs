@@ -4,9 +4,9 @@
 //! and shows it again when it ends. It takes all that waits and sorts it by sender: a lane whose
 //! first message fails does not stop the others.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::api::Kind;
@@ -21,7 +21,8 @@ use super::parts::Cancel;
 use super::{Done, Health, Job, Parts, WorkError, Worker};
 use crate::agents::Agents;
 use crate::messages::{
-    Delivery, DeliveryKind, Follow, LocalAgent, Messages, ReplyDraft, SendError, fresh_id, unix_ms,
+    Delivery, DeliveryKind, Follow, Followed, LocalAgent, Messages, ReplyDraft, SendError,
+    fresh_id, unix_ms,
 };
 
 /// One agent, served.
@@ -52,12 +53,17 @@ struct Crew {
     /// Something was done: who waits for the worker to come back need not wait longer.
     well: Notify,
     stop: watch::Receiver<bool>,
-    /// Given up, and not yet a dead letter.
-    hopeless: Mutex<BTreeSet<MessageId>>,
 }
 
 /// What waits of each sender that has a message being worked on.
 type Lanes = BTreeMap<AgentAddress, VecDeque<Delivery>>;
+
+/// How a message ends.
+enum End {
+    Ack,
+    Reply(ReplyDraft),
+    Reject(String),
+}
 
 /// How a try ended.
 enum Tried {
@@ -74,7 +80,6 @@ impl Driver {
             driver: self,
             well: Notify::new(),
             stop,
-            hopeless: Mutex::default(),
         });
         loop {
             crew.follow(&mut stop_seen).await;
@@ -130,12 +135,18 @@ impl Crew {
                         }
                     }
                 }
-                delivery = inbox.next() => {
-                    let Some(delivery) = delivery else { return };
-                    if self.is_hopeless(delivery.id) {
-                        self.release(delivery.id).await;
-                        continue;
-                    }
+                followed = inbox.next() => {
+                    let delivery = match followed {
+                        None => return,
+                        Some(Followed::Delivery(delivery)) => delivery,
+                        // What is being worked on hears of it by itself.
+                        Some(Followed::Cancelled(id)) => {
+                            for lane in lanes.values_mut() {
+                                lane.retain(|waiting| waiting.id != id);
+                            }
+                            continue;
+                        }
+                    };
                     match lanes.get_mut(&delivery.from) {
                         Some(lane) => {
                             lane.push_back(delivery);
@@ -194,6 +205,9 @@ impl Crew {
             }
             tries = tries.saturating_add(1);
             job.attempt = job.attempt.saturating_add(1);
+            if !self.is_wanted(job.id).await {
+                return;
+            }
         }
     }
 
@@ -209,6 +223,7 @@ impl Crew {
         let _slot = slot.ok()?;
         let (cancel, cancelled) = Cancel::new();
         let driver = &self.driver;
+        let mut taken_back = pin!(driver.messages.cancelled(&driver.agent, job.id));
         let mut work = pin!(driver.worker.work(job, Parts::default(), cancelled));
         let every = driver.pace.beat;
         let mut beat = tokio::time::interval_at(Instant::now() + every, every);
@@ -221,9 +236,12 @@ impl Crew {
                     None => Tried::Worked(worked),
                     Some(_) => Tried::Cancelled,
                 }),
+                () = &mut taken_back, if leave_at.is_none() => {
+                    cancel.now();
+                    leave_at = Some(Instant::now() + CANCEL_GRACE);
+                }
                 _ = beat.tick(), if leave_at.is_none() => {
-                    let beat = driver.messages.heartbeat(&driver.agent, vec![job.id], None).await;
-                    if beat.is_ok_and(|results| results.iter().any(Result::is_err)) {
+                    if !self.is_wanted(job.id).await {
                         cancel.now();
                         leave_at = Some(Instant::now() + CANCEL_GRACE);
                     }
@@ -242,44 +260,18 @@ impl Crew {
             driver.agents.saw(&agent);
         }
         self.well.notify_waiters();
-        let reply = job.reply_expected.then(|| ReplyDraft {
-            id: Some(fresh_id()),
-            content_type: done.content_type,
-            body: done.body,
-        });
-        let mut tries = 0;
-        loop {
-            let settled = match &reply {
-                Some(reply) => {
-                    let reply = driver.messages.reply(&driver.agent, job.id, reply.clone());
-                    reply.await.map(drop)
-                }
-                None => self.ack(job.id).await,
-            };
-            match settled {
-                Ok(()) | Err(SendError::Stopping) => return,
-                // The work is done; only the disk is not. The same reply is told again.
-                Err(SendError::Store) => {
-                    if !self.sleep(driver.pace.pause(tries), false).await {
-                        return;
-                    }
-                    tries = tries.saturating_add(1);
-                }
-                Err(SendError::Refused(router::Refusal::NotFound)) => return,
-                Err(SendError::Refused(refusal)) => {
-                    let why = format!("its answer is refused: {}", refusal.code());
-                    return self.give_up_job(job, &why).await;
-                }
-            }
+        let end = match job.reply_expected {
+            true => End::Reply(ReplyDraft {
+                id: Some(fresh_id()),
+                content_type: done.content_type,
+                body: done.body,
+            }),
+            false => End::Ack,
+        };
+        if let Err(refusal) = self.settle(job.id, end).await {
+            let why = format!("its answer is refused: {}", refusal.code());
+            self.give_up_job(job, &why).await;
         }
-    }
-
-    async fn ack(&self, id: MessageId) -> Result<(), SendError> {
-        let (messages, agent) = (&self.driver.messages, &self.driver.agent);
-        for result in messages.ack(agent, vec![id]).await? {
-            result?;
-        }
-        Ok(())
     }
 
     /// What nobody will do. Information that is not taken harms nobody: it is let go.
@@ -289,25 +281,57 @@ impl Crew {
             Kind::Message => self.give_up(job.id, why).await,
             Kind::Reply | Kind::Failure => {
                 self.driver.health.gave_up(why);
-                // Not stored: it comes again.
-                let _ = self.ack(job.id).await;
+                // Not known by now: that is as good.
+                let _ = self.settle(job.id, End::Ack).await;
             }
         }
     }
 
     async fn give_up(&self, id: MessageId, why: &str) {
         self.driver.health.gave_up(why);
-        self.hopeless().insert(id);
-        self.release(id).await;
+        // Settled otherwise meanwhile: that is as good.
+        let _ = self.settle(id, End::Reject(why.to_owned())).await;
     }
 
-    /// Given back, it comes again until the router has seen it too often.
-    fn is_hopeless(&self, id: MessageId) -> bool {
-        self.hopeless().contains(&id)
+    /// Ends a message, however long the disk may take. The error is the router's, for good.
+    async fn settle(&self, id: MessageId, end: End) -> Result<(), router::Refusal> {
+        let (messages, agent) = (&self.driver.messages, &self.driver.agent);
+        let mut tries = 0;
+        loop {
+            let settled = match &end {
+                End::Reply(reply) => messages.reply(agent, id, reply.clone()).await.map(drop),
+                End::Reject(why) => messages.reject(agent, id, Some(why.clone())).await,
+                End::Ack => match messages.ack(agent, vec![id]).await {
+                    Ok(results) => results
+                        .into_iter()
+                        .try_for_each(|result| result)
+                        .map_err(SendError::Refused),
+                    Err(error) => Err(error),
+                },
+            };
+            match settled {
+                Ok(()) | Err(SendError::Stopping) => return Ok(()),
+                Err(SendError::Refused(router::Refusal::NotFound | router::Refusal::Cancelled)) => {
+                    return Ok(());
+                }
+                Err(SendError::Refused(refusal)) => return Err(refusal),
+                // The work is done; only the disk is not. The same is told again.
+                Err(SendError::Store) => {
+                    if !self.sleep(self.driver.pace.pause(tries), false).await {
+                        return Ok(());
+                    }
+                    tries = tries.saturating_add(1);
+                }
+            }
+        }
     }
 
-    fn hopeless(&self) -> std::sync::MutexGuard<'_, BTreeSet<MessageId>> {
-        self.hopeless.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the message still waits to be done.
+    async fn is_wanted(&self, id: MessageId) -> bool {
+        let (messages, agent) = (&self.driver.messages, &self.driver.agent);
+        let beat = messages.heartbeat(agent, vec![id], None).await;
+        // A plane that does not answer stops, and with it all of this.
+        beat.map_or(true, |results| results.iter().all(Result::is_ok))
     }
 
     async fn release(&self, id: MessageId) {
@@ -351,7 +375,9 @@ impl Crew {
             reply_expected: delivery.kind == DeliveryKind::Request,
             in_reply_to,
             error,
-            conversation: None,
+            conversation: delivery.conversation.map(Into::into),
+            root: delivery.cause.root,
+            depth: delivery.cause.depth,
         }
     }
 }

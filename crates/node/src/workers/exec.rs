@@ -44,11 +44,13 @@ pub struct Facts<'a> {
     pub reply_expected: bool,
     /// The message that this answers, or that failed.
     pub in_reply_to: Option<&'a str>,
+    /// Which thread of talk it belongs to.
+    pub conversation: Option<&'a str>,
 }
 
 impl Facts<'_> {
     /// The variables.
-    pub fn environment(&self) -> [(&'static str, String); 8] {
+    pub fn environment(&self) -> [(&'static str, String); 9] {
         let expected = if self.reply_expected { "1" } else { "0" };
         [
             ("CRABMESH_FROM", self.from.to_string()),
@@ -62,6 +64,10 @@ impl Facts<'_> {
                 self.in_reply_to.unwrap_or_default().to_owned(),
             ),
             ("CRABMESH_CONTENT_TYPE", self.content_type.to_owned()),
+            (
+                "CRABMESH_CONVERSATION",
+                self.conversation.unwrap_or_default().to_owned(),
+            ),
         ]
     }
 }
@@ -100,6 +106,7 @@ impl Exec {
             attempt: job.attempt,
             reply_expected: job.reply_expected,
             in_reply_to: in_reply_to.as_deref(),
+            conversation: job.conversation.as_deref(),
         };
         let mut command = Command::new(&self.program);
         command

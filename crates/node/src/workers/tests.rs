@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
@@ -11,7 +12,7 @@ use super::driver::{Driver, Pace};
 use super::*;
 use crate::agents::Agents;
 use crate::messages::tests::{Gateway, Pair, answer, message, pair, request, soon};
-use crate::messages::{LocalAgent, Outcome, State, WaitFor};
+use crate::messages::{Delivery, Followed, LocalAgent, Outcome, State, WaitFor};
 use crate::state::StateDir;
 
 #[tokio::test]
@@ -69,7 +70,9 @@ async fn what_never_will_be_done_is_told_to_its_sender() {
     let refused = ask(&pair, "nonsense").await;
 
     assert!(
-        matches!(&refused, Outcome::Settled(status) if status.state == State::Failed),
+        matches!(&refused, Outcome::Settled(status)
+            if status.state == State::Failed
+                && status.error.as_ref().is_some_and(|error| &*error.code == "rejected")),
         "{refused:?}"
     );
     assert_eq!(served.seen().len(), 1, "worked on once");
@@ -154,7 +157,7 @@ async fn replies_and_failures_are_handed_over_and_never_answered() {
     let sent = sent.expect("accepted");
 
     let mut inbox = pair.b.messages.follow(&pair.b.agent).await.expect("runs");
-    let asked = inbox.next().await.expect("comes");
+    let asked = shown(inbox.next().await);
     let replied = pair.b.messages.reply(&pair.b.agent, asked.id, answer("4"));
     replied.await.expect("open");
     served.wait_done("4").await;
@@ -179,8 +182,7 @@ async fn replies_and_failures_are_handed_over_and_never_answered() {
     assert!(seen.iter().all(|job| !job.reply_expected));
     let more = tokio::time::timeout(Duration::from_millis(200), inbox.next()).await;
     assert!(more.is_err(), "{more:?}");
-    let stats = pair.a.messages.stats().await.expect("runs");
-    assert_eq!(stats.router.inbox_rows, 0, "both are acked");
+    assert_eq!(pair.a.rows().await, 0, "both are acked");
     served.end().await;
     pair.end().await;
 }
@@ -194,17 +196,13 @@ async fn information_that_nobody_takes_is_let_go() {
     let sent = pair.a.messages.send(&pair.a.agent, request("2+2?")).await;
     sent.expect("accepted");
     let mut inbox = pair.b.messages.follow(&pair.b.agent).await.expect("runs");
-    let asked = inbox.next().await.expect("comes");
+    let asked = shown(inbox.next().await);
     let replied = pair.b.messages.reply(&pair.b.agent, asked.id, answer("4"));
     replied.await.expect("open");
 
     until(|| served.health.status(http()).given_up == 1).await;
 
-    let settled = async || {
-        let stats = pair.a.messages.stats().await.expect("runs");
-        stats.router.inbox_rows == 0
-    };
-    while !settled().await {
+    while pair.a.rows().await != 0 {
         tokio::task::yield_now().await;
     }
     served.end().await;
@@ -243,6 +241,34 @@ async fn a_worker_that_panics_costs_its_message_alone() {
 
     assert!(matches!(first, Outcome::Settled(status) if status.state == State::Failed));
     assert_eq!(text(second), "did yours");
+    served.end().await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_message_that_its_sender_takes_back_is_not_worked_on_any_longer() {
+    let pair = pair().await;
+    let mut played = Played::default();
+    played.slow = Duration::from_secs(60);
+    let mut served = serve(&pair.b, played);
+    let mut sent = Vec::new();
+    for body in ["worked on", "waits"] {
+        let one = pair.a.messages.send(&pair.a.agent, request(body)).await;
+        sent.push(one.expect("accepted").id);
+    }
+    until(|| !served.seen().is_empty()).await;
+
+    for id in sent.iter().rev() {
+        let status = pair.a.messages.cancel(&pair.a.agent, *id).await;
+        assert_eq!(status.expect("stored").state, State::Failed);
+    }
+
+    until(|| served.played.cancelled.load(Ordering::Relaxed)).await;
+    while pair.b.rows().await != 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(served.seen().len(), 1, "what waited was never begun");
+    assert_eq!(served.health.status(http()).given_up, 0);
     served.end().await;
     pair.end().await;
 }
@@ -289,6 +315,7 @@ struct Played {
     /// A message that is unreachable until the gate opens.
     gate: Option<(String, watch::Receiver<bool>)>,
     at_once: Mutex<(usize, usize)>,
+    cancelled: AtomicBool,
 }
 
 impl Played {
@@ -305,7 +332,7 @@ impl Played {
 }
 
 impl Worker for Arc<Played> {
-    fn work<'a>(&'a self, job: &'a Job, _: Parts, _: Cancelled) -> Working<'a> {
+    fn work<'a>(&'a self, job: &'a Job, _: Parts, mut cancelled: Cancelled) -> Working<'a> {
         Box::pin(async move {
             self.seen.lock().expect("not poisoned").push(job.clone());
             let body = String::from_utf8(job.body.to_vec()).expect("text");
@@ -321,7 +348,10 @@ impl Worker for Arc<Played> {
                 at_once.0 += 1;
                 at_once.1 = at_once.1.max(at_once.0);
             }
-            tokio::time::sleep(self.slow).await;
+            tokio::select! {
+                () = tokio::time::sleep(self.slow) => {}
+                () = cancelled.wait() => self.cancelled.store(true, Ordering::Relaxed),
+            }
             self.at_once.lock().expect("not poisoned").0 -= 1;
             let next = self.script.lock().expect("not poisoned").pop_front();
             next.unwrap_or(Ok(()))?;
@@ -393,6 +423,13 @@ fn serve(gateway: &Gateway, played: Played) -> Served {
     }
 }
 
+impl Gateway {
+    /// What waits in its inboxes, shown or not.
+    async fn rows(&self) -> usize {
+        self.messages.stats().await.expect("runs").router.inbox_rows
+    }
+}
+
 fn registry(state: &StateDir) -> Agents {
     Agents::open(state.clone()).expect("a registry")
 }
@@ -419,6 +456,13 @@ async fn ask(pair: &Pair, body: &str) -> Outcome {
 fn text(outcome: Outcome) -> String {
     match outcome {
         Outcome::Answered(reply) => String::from_utf8(reply.body.to_vec()).expect("text"),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn shown(followed: Option<Followed>) -> Delivery {
+    match followed {
+        Some(Followed::Delivery(delivery)) => delivery,
         other => panic!("{other:?}"),
     }
 }

@@ -185,6 +185,8 @@ fn job(body: &str) -> Job {
         reply_expected: true,
         in_reply_to: None,
         error: None,
-        conversation: None,
+        conversation: Some("c-1".into()),
+        root: fresh_id(),
+        depth: 0,
     }
 }

@@ -33,6 +33,7 @@ async fn a_message_is_a_signed_post_and_its_answer_the_reply() {
         ("crabmesh-kind", "message"),
         ("crabmesh-attempt", "3"),
         ("crabmesh-reply-expected", "1"),
+        ("crabmesh-conversation", "c-1"),
         ("webhook-id", &job.id.to_string()),
     ] {
         assert_eq!(asked.header(name), value, "{name}");
@@ -379,6 +380,8 @@ fn job(body: &str) -> Job {
         reply_expected: true,
         in_reply_to: None,
         error: None,
-        conversation: None,
+        conversation: Some("c-1".into()),
+        root: fresh_id(),
+        depth: 0,
     }
 }
