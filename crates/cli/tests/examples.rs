@@ -11,9 +11,11 @@ mod nodejs;
 #[path = "operator/stage.rs"]
 mod stage;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,6 +46,13 @@ fn main() {
             trials.push(trial(name, &world, Some(language.clone()), *story));
         }
     }
+    let curl = Command::new("curl").arg("--version").output();
+    let missing = python().program.is_err() || curl.is_err();
+    let page = Trial::test("the_page_does_what_it_says", || {
+        follow_the_page();
+        Ok(())
+    });
+    trials.push(page.with_ignored_flag(missing));
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -233,6 +242,143 @@ fn waited_for(world: &mut World) {
     let output = asking.wait_with_output().expect("it ends");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "here");
     world.admin("gw-b", &["agent", "remove", "late"]);
+}
+
+/// Runs every command of `docs/your-own-program.md` on the host that is named beside it, and holds
+/// what it prints against what the page shows.
+fn follow_the_page() {
+    let mesh = Mesh::of_two(OPEN_POLICY);
+    let port = free_port().to_string();
+    let (mut hosts, mut programs) = (BTreeMap::new(), Vec::new());
+    let (mut printed, mut id, mut seen) = (String::new(), String::new(), 0);
+    for (kind, text) in blocks(PAGE) {
+        let text = text.replace("8080", &port);
+        let Some(name) = kind.strip_prefix("sh ") else {
+            is_what_was_printed(&kind, &text, &printed);
+            continue;
+        };
+        let host: &mut Host = hosts
+            .entry(name.to_owned())
+            .or_insert_with(|| Host::new(&mesh, name));
+        for line in text.lines() {
+            seen += 1;
+            let line = line.replace("/ID/", &format!("/{id}/"));
+            if line.starts_with(". ") {
+                host.before.push_str(&format!("{line}\n"));
+            } else if line.starts_with("env ") {
+                let log = mesh.log(&format!("page-{}", programs.len()));
+                programs.push(Program::start(host.shell(&format!("exec {line}")), &log));
+            } else {
+                printed = host.done(&line);
+            }
+            if let Some(first) = printed.split_once(r#""id":""#) {
+                id = first.1.chars().take_while(|c| *c != '"').collect();
+            }
+        }
+    }
+    assert!(seen >= 16, "commands are gone: {seen}");
+}
+
+/// Ids and times are others each time; what is there is not.
+fn is_what_was_printed(kind: &str, shown: &str, printed: &str) {
+    let firsts = |text: &str| -> Vec<String> {
+        let words = text.lines().map(|line| line.split(' ').next());
+        words
+            .map(|word| word.unwrap_or_default().to_owned())
+            .collect()
+    };
+    match kind {
+        "json" => {
+            let read = |text: &str| -> Value {
+                serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+            };
+            assert_eq!(keys(&read(shown)), keys(&read(printed)), "{printed}");
+        }
+        "text" if shown.starts_with("AGENT ") => {
+            assert_eq!(firsts(shown), firsts(printed.trim_end()), "{printed}");
+        }
+        "text" => assert_eq!(printed.trim_end(), shown),
+        other => panic!("nothing tests {other:?}"),
+    }
+}
+
+/// Every key, with those of the objects within.
+fn keys(value: &Value) -> Vec<String> {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(key, value)| [vec![key.clone()], keys(value)].concat())
+            .collect(),
+        Value::Array(values) => values.iter().flat_map(keys).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A host of the page: a directory, and what was sourced before.
+struct Host {
+    directory: PathBuf,
+    state: PathBuf,
+    bin: PathBuf,
+    before: String,
+}
+
+impl Host {
+    fn new(mesh: &Mesh, name: &str) -> Self {
+        let (directory, bin) = (mesh.at(&format!("page-{name}")), mesh.at("bin"));
+        std::fs::create_dir_all(&directory).expect("made");
+        std::fs::create_dir_all(&bin).expect("made");
+        // Made by the first host.
+        let _ = symlink(mesh::binary(), bin.join("crabmesh"));
+        symlink(EXAMPLES_AT, directory.join("examples")).expect("linked");
+        Self {
+            directory,
+            state: mesh.at(name),
+            bin,
+            before: String::new(),
+        }
+    }
+
+    fn shell(&self, line: &str) -> Command {
+        let path = std::env::var("PATH").expect("a path");
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("{}{line}", self.before)])
+            .current_dir(&self.directory)
+            .env("PATH", format!("{}:{path}", self.bin.display()))
+            .env("CRABMESH_STATE_DIR", &self.state)
+            .env_remove("CRABMESH_TOKEN")
+            .env_remove("CRABMESH_API")
+            .stdin(Stdio::null());
+        shell
+    }
+
+    /// What it printed. Whoever types comes later than a test: until the gateways know what was
+    /// added, it is refused and typed again.
+    fn done(&self, line: &str) -> String {
+        let mut output = self.shell(line).output().expect("a shell");
+        until(line, || {
+            let refused = String::from_utf8_lossy(&output.stdout).contains("unknown_agent");
+            let done = output.status.success() && !refused;
+            if !done {
+                output = self.shell(line).output().expect("a shell");
+            }
+            done
+        });
+        String::from_utf8(output.stdout).expect("text")
+    }
+}
+
+/// The code blocks: what is behind the fence, and the text.
+fn blocks(page: &str) -> Vec<(String, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(kind) = line.strip_prefix("```") {
+            let text: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push((kind.to_owned(), text.join("\n")));
+        }
+    }
+    blocks
 }
 
 /// Two gateways, and whoever asks.
@@ -475,6 +621,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("bound").port()
 }
 
+const PAGE: &str = include_str!("../../../docs/your-own-program.md");
 const EXAMPLES_AT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
 
 const POLICY: &str = r#"{
@@ -482,6 +629,14 @@ const POLICY: &str = r#"{
   "grants": [
     {"src": ["agent:planner@tag:gateway"], "dst": ["agent:*@tag:gateway"], "msg": ["send", "request"]},
     {"src": ["agent:coder@tag:gateway"], "dst": ["agent:tester@tag:gateway"], "msg": ["request"]},
+  ],
+}
+"#;
+
+const OPEN_POLICY: &str = r#"{
+  "tagOwners": {"tag:gateway": ["ana@example.com"]},
+  "grants": [
+    {"src": ["agent:*@tag:gateway"], "dst": ["agent:*@tag:gateway"], "msg": ["send", "request"]},
   ],
 }
 "#;

@@ -134,6 +134,7 @@ impl Exec {
                 // A command that does not care for the body closes its stdin; that is its right.
                 let _ = stdin.write_all(&job.body).await;
             }
+            Ok(())
         };
         let read = async {
             match stdout {
@@ -145,14 +146,10 @@ impl Exec {
             if let Some(stderr) = stderr {
                 log(stderr, job).await;
             }
+            Ok(())
         };
         // The first that fails ends the others, and with them the command.
-        let all = async {
-            tokio::try_join!(async { Ok(write.await) }, read, async {
-                Ok(complain.await)
-            })
-        };
-        let ((), printed, ()) = all.await?;
+        let ((), printed, ()) = tokio::try_join!(write, read, complain)?;
         let status = child.wait().await;
         // From here on the number may be another's.
         group.spare();
