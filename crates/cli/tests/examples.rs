@@ -31,11 +31,7 @@ fn main() {
     let world: Shared = Arc::default();
     let mut trials: Vec<Trial> = SERVED
         .iter()
-        .map(|(name, story)| {
-            trial((*name).to_owned(), &world, None, move |world, _| {
-                story(world)
-            })
-        })
+        .map(|(name, story)| trial((*name).to_owned(), &world, none(), *story))
         .collect();
     for language in [python(), typescript(arguments.list)] {
         if let Err(why) = &language.program {
@@ -43,7 +39,7 @@ fn main() {
         }
         for (name, story) in EXAMPLES {
             let name = format!("{name}_in_{}", language.name);
-            trials.push(trial(name, &world, Some(language.clone()), *story));
+            trials.push(trial(name, &world, language.clone(), *story));
         }
     }
     let curl = Command::new("curl").arg("--version").output();
@@ -67,7 +63,7 @@ const EXAMPLES: &[(&str, Story)] = &[
     ("a_webhook_answers_what_is_signed", webhook),
 ];
 
-const SERVED: &[(&str, fn(&mut World))] = &[
+const SERVED: &[(&str, Story)] = &[
     ("a_command_of_the_node_answers", command),
     ("a_worker_that_is_down_is_waited_for", waited_for),
 ];
@@ -170,7 +166,7 @@ fn webhook(world: &mut World, language: &Language) {
     world.admin("gw-b", &["agent", "remove", "hook"]);
 }
 
-fn command(world: &mut World) {
+fn command(world: &mut World, _: &Language) {
     let _echo = world.serve_echo("echo", "gw-b");
 
     assert_eq!(world.ask("echo", "hello"), "echo hello");
@@ -204,7 +200,7 @@ fn command(world: &mut World) {
     assert!(shown.contains("exit code 7"), "{shown}");
 }
 
-fn waited_for(world: &mut World) {
+fn waited_for(world: &mut World, _: &Language) {
     let port = free_port();
     let url = format!("http://127.0.0.1:{port}/");
     world.admin("gw-b", &["agent", "add", "late", "--http", &url]);
@@ -580,14 +576,8 @@ impl Drop for Program {
     }
 }
 
-fn trial(
-    name: String,
-    world: &Shared,
-    language: Option<Language>,
-    story: impl FnOnce(&mut World, &Language) + Send + 'static,
-) -> Trial {
+fn trial(name: String, world: &Shared, language: Language, story: Story) -> Trial {
     let world = world.clone();
-    let language = language.unwrap_or_else(none);
     let missing = language.program.is_err();
     let tell = move || {
         let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);

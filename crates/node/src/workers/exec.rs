@@ -271,4 +271,4 @@ const STDERR_MAX: u64 = 8 << 10;
 const STDERR_LINES: usize = 64;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -274,6 +274,27 @@ async fn a_message_that_its_sender_takes_back_is_not_worked_on_any_longer() {
 }
 
 #[tokio::test]
+async fn a_command_that_runs_when_the_node_stops_is_killed() {
+    let pair = pair().await;
+    let file = pair.b.state.file("pid");
+    let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+    let command = vec!["sh".to_owned(), "-c".to_owned(), script];
+    let bounds = Bounds::of(None, None, 1).expect("bounds");
+    let worker = Arc::new(exec::Exec::new(&command, bounds).expect("a worker"));
+    let (_, stop, task) = drive(&pair.b, worker);
+    let sent = pair.a.messages.send(&pair.a.agent, message("work")).await;
+    sent.expect("accepted");
+    let pid = || std::fs::read_to_string(&file).ok()?.trim().parse().ok();
+    until(|| pid().is_some()).await;
+
+    stop.send_replace(true);
+    task.await.expect("joined");
+
+    exec::tests::dies(pid().expect("it had started")).await;
+    pair.end().await;
+}
+
+#[tokio::test]
 async fn an_expired_message_is_not_tried_for_ever() {
     let pair = pair().await;
     let mut played = Played::default();
@@ -400,11 +421,24 @@ impl Served {
 
 fn serve(gateway: &Gateway, played: Played) -> Served {
     let played = Arc::new(played);
+    let (health, stop, task) = drive(gateway, Arc::new(played.clone()));
+    Served {
+        played,
+        health,
+        stop,
+        task: Some(task),
+    }
+}
+
+fn drive(
+    gateway: &Gateway,
+    worker: Arc<dyn Worker>,
+) -> (Arc<Health>, watch::Sender<bool>, JoinHandle<()>) {
     let health = Arc::new(Health::new());
     let (stop, stopped) = watch::channel(false);
     let driver = Driver {
         agent: gateway.agent.clone(),
-        worker: Arc::new(played.clone()),
+        worker,
         messages: gateway.messages.clone(),
         agents: registry(&gateway.state),
         health: health.clone(),
@@ -415,12 +449,7 @@ fn serve(gateway: &Gateway, played: Played) -> Served {
             beat: Duration::from_millis(5),
         },
     };
-    Served {
-        played,
-        health,
-        stop,
-        task: Some(tokio::spawn(driver.run(stopped))),
-    }
+    (health, stop, tokio::spawn(driver.run(stopped)))
 }
 
 impl Gateway {

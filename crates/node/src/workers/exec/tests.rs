@@ -141,7 +141,10 @@ impl Exec {
 
 /// The child of the command is dead, though nobody waited for it but init.
 async fn gone(file: &Path) {
-    let child = pid(file).expect("it had started");
+    dies(pid(file).expect("it had started")).await;
+}
+
+pub(in crate::workers) async fn dies(child: u32) {
     let begun = Instant::now();
     let lives = || {
         let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
