@@ -130,6 +130,35 @@ async fn a_sender_keeps_its_order_while_others_pass_it() {
 }
 
 #[tokio::test]
+async fn what_waits_for_the_worker_waits_no_longer_once_it_does_something() {
+    let pair = pair().await;
+    let other = add(&pair.a, "other").await;
+    let (passed, gate) = watch::channel(false);
+    let played = Played {
+        gate: Some(("first".into(), gate)),
+        ..Played::default()
+    };
+    let hours = Duration::from_secs(3600);
+    let slow = Pace {
+        first: hours,
+        most: hours,
+        ..QUICK
+    };
+    let mut served = serve_at(&pair.b, played, slow);
+    let sent = pair.a.messages.send(&pair.a.agent, message("first")).await;
+    sent.expect("accepted");
+    until(|| served.health.status(http()).retried == 1).await;
+
+    passed.send_replace(true);
+    let sent = pair.a.messages.send(&other, message("second")).await;
+    sent.expect("accepted");
+
+    served.wait_done("first").await;
+    served.end().await;
+    pair.end().await;
+}
+
+#[tokio::test]
 async fn no_more_are_worked_on_at_once_than_the_worker_says() {
     let pair = pair().await;
     let mut played = Played::default();
@@ -281,7 +310,7 @@ async fn a_command_that_runs_when_the_node_stops_is_killed() {
     let command = vec!["sh".to_owned(), "-c".to_owned(), script];
     let bounds = Bounds::of(None, None, 1).expect("bounds");
     let worker = Arc::new(exec::Exec::new(&command, bounds).expect("a worker"));
-    let (_, stop, task) = drive(&pair.b, worker);
+    let (_, stop, task) = drive(&pair.b, worker, QUICK);
     let sent = pair.a.messages.send(&pair.a.agent, message("work")).await;
     sent.expect("accepted");
     let pid = || std::fs::read_to_string(&file).ok()?.trim().parse().ok();
@@ -317,6 +346,9 @@ async fn an_expired_message_is_not_tried_for_ever() {
         matches!(&outcome, Outcome::Settled(status) if status.state == State::Expired),
         "{outcome:?}"
     );
+    while pair.b.rows().await != 0 {
+        tokio::task::yield_now().await;
+    }
     let tries = served.seen().len();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(served.seen().len(), tries);
@@ -420,8 +452,12 @@ impl Served {
 }
 
 fn serve(gateway: &Gateway, played: Played) -> Served {
+    serve_at(gateway, played, QUICK)
+}
+
+fn serve_at(gateway: &Gateway, played: Played, pace: Pace) -> Served {
     let played = Arc::new(played);
-    let (health, stop, task) = drive(gateway, Arc::new(played.clone()));
+    let (health, stop, task) = drive(gateway, Arc::new(played.clone()), pace);
     Served {
         played,
         health,
@@ -433,6 +469,7 @@ fn serve(gateway: &Gateway, played: Played) -> Served {
 fn drive(
     gateway: &Gateway,
     worker: Arc<dyn Worker>,
+    pace: Pace,
 ) -> (Arc<Health>, watch::Sender<bool>, JoinHandle<()>) {
     let health = Arc::new(Health::new());
     let (stop, stopped) = watch::channel(false);
@@ -443,11 +480,7 @@ fn drive(
         agents: registry(&gateway.state),
         health: health.clone(),
         own_name: Arc::new(|| None),
-        pace: Pace {
-            first: Duration::from_millis(1),
-            most: Duration::from_millis(5),
-            beat: Duration::from_millis(5),
-        },
+        pace,
     };
     (health, stop, tokio::spawn(driver.run(stopped)))
 }
@@ -526,3 +559,9 @@ async fn parts_go_nowhere_where_nobody_wants_them() {
     parts.put(Part::Text("b".into())).await;
     assert!(!parts.wanted());
 }
+
+const QUICK: Pace = Pace {
+    first: Duration::from_millis(1),
+    most: Duration::from_millis(5),
+    beat: Duration::from_millis(5),
+};
