@@ -7,23 +7,26 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::api::Kind;
 use identity::{AgentAddress, NodeName};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 use wire::MessageId;
+use wire::parts::MAX_PART;
 
 use super::parts::Cancel;
-use super::{Done, Health, Job, Parts, WorkError, Worker};
+use super::{Done, Health, Job, Part, Parts, WorkError, Worker};
 use crate::agents::Agents;
 use crate::messages::{
     Delivery, DeliveryKind, Follow, Followed, LocalAgent, Messages, ReplyDraft, SendError,
     fresh_id, unix_ms,
 };
+use crate::streams::Publisher;
 
 /// One agent, served.
 pub(super) struct Driver {
@@ -167,15 +170,17 @@ impl Crew {
 
     /// One message, from its first try to its end.
     async fn live(self: Arc<Self>, delivery: Delivery) {
-        let expires_at_ms = delivery.expires_at_ms;
+        let expires_at_ms = delivery.expires_at_ms.saturating_add(EXPIRY_MARGIN_MS);
+        let mut parts_of = delivery.stream.then_some(delivery.attempt);
         let mut job = self.job(delivery);
         let (mut tries, mut failures) = (0_u32, 0_u32);
+        let mut last = "it waited too long".to_owned();
         loop {
             if unix_ms() >= expires_at_ms {
-                // The router says so to its sender.
-                return self.release(job.id).await;
+                // Its sender's gateway knows that by itself.
+                return self.give_up_job(&job, &format!("expired; {last}")).await;
             }
-            let Some(tried) = self.try_it(&job).await else {
+            let Some(tried) = self.try_it(&job, &mut parts_of).await else {
                 return;
             };
             let (why, after, was_reached) = match tried {
@@ -203,6 +208,7 @@ impl Crew {
             if !self.sleep(pause, !was_reached && after.is_none()).await {
                 return;
             }
+            last = why;
             tries = tries.saturating_add(1);
             job.attempt = job.attempt.saturating_add(1);
             if !self.is_wanted(job.id).await {
@@ -211,8 +217,10 @@ impl Crew {
         }
     }
 
-    /// One try, in its turn. `None`: the node stops.
-    async fn try_it(&self, job: &Job) -> Option<Tried> {
+    /// One try, in its turn. `None`: the node stops. `parts_of`: which showing of the message its
+    /// parts belong to, where they are wanted. A try that told some and failed leaves the next
+    /// without: nobody could tell the one's from the other's.
+    async fn try_it(&self, job: &Job, parts_of: &mut Option<u32>) -> Option<Tried> {
         let mut stop = self.stop.clone();
         let slot = tokio::select! {
             biased;
@@ -224,7 +232,24 @@ impl Crew {
         let (cancel, cancelled) = Cancel::new();
         let driver = &self.driver;
         let mut taken_back = pin!(driver.messages.cancelled(&driver.agent, job.id));
-        let mut work = pin!(driver.worker.work(job, Parts::default(), cancelled));
+        let publisher = match *parts_of {
+            Some(attempt) => {
+                let publisher = driver
+                    .messages
+                    .publisher(&driver.agent, job.id, Some(attempt));
+                // Too many at once: then only the whole answer comes.
+                publisher.await.ok()
+            }
+            None => None,
+        };
+        let (parts, told) = match &publisher {
+            Some(_) => Parts::channel(PARTS_AHEAD),
+            None => Parts::nowhere(),
+        };
+        let begun = AtomicBool::new(false);
+        let mut publishing = pin!(publish(publisher, told, &begun));
+        let mut published = false;
+        let mut work = pin!(driver.worker.work(job, parts, cancelled));
         let every = driver.pace.beat;
         let mut beat = tokio::time::interval_at(Instant::now() + every, every);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -232,10 +257,20 @@ impl Crew {
         loop {
             tokio::select! {
                 biased;
-                worked = &mut work => return Some(match leave_at {
-                    None => Tried::Worked(worked),
-                    Some(_) => Tried::Cancelled,
-                }),
+                worked = &mut work => {
+                    if !published {
+                        // What was told last; whoever reads too slowly has the answer itself.
+                        let _ = tokio::time::timeout(PARTS_END, publishing).await;
+                    }
+                    if begun.load(Ordering::Relaxed) {
+                        *parts_of = None;
+                    }
+                    return Some(match leave_at {
+                        None => Tried::Worked(worked),
+                        Some(_) => Tried::Cancelled,
+                    });
+                }
+                () = &mut publishing, if !published => published = true,
                 () = &mut taken_back, if leave_at.is_none() => {
                     cancel.now();
                     leave_at = Some(Instant::now() + CANCEL_GRACE);
@@ -310,7 +345,8 @@ impl Crew {
                 },
             };
             match settled {
-                Ok(()) | Err(SendError::Stopping) => return Ok(()),
+                // No end of a message has to do with its parts.
+                Ok(()) | Err(SendError::Stopping | SendError::Parts(_)) => return Ok(()),
                 Err(SendError::Refused(router::Refusal::NotFound | router::Refusal::Cancelled)) => {
                     return Ok(());
                 }
@@ -332,11 +368,6 @@ impl Crew {
         let beat = messages.heartbeat(agent, vec![id], None).await;
         // A plane that does not answer stops, and with it all of this.
         beat.map_or(true, |results| results.iter().all(Result::is_ok))
-    }
-
-    async fn release(&self, id: MessageId) {
-        let (messages, agent) = (&self.driver.messages, &self.driver.agent);
-        messages.release(agent, vec![id]).await;
     }
 
     /// False: the node stops. `until_well`: less, where the worker does something meanwhile.
@@ -409,6 +440,21 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
+/// Hands parts on as they come, until the work ends or nobody wants them.
+async fn publish(publisher: Option<Publisher>, mut told: mpsc::Receiver<Part>, begun: &AtomicBool) {
+    let Some(publisher) = publisher else { return };
+    let mut seq = 0;
+    while let Some(part) = told.recv().await {
+        for content in part.pieces(MAX_PART) {
+            seq += 1;
+            begun.store(true, Ordering::Relaxed);
+            if publisher.push(seq, None, content).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -422,6 +468,14 @@ pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// How long what is being done may take to end when the node stops or the agent changes: less than
 /// the spool's own time to drain.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// The sender's gateway is the first to say that a message expired.
+const EXPIRY_MARGIN_MS: u64 = 1000;
+
+/// Parts that a worker may be ahead of whoever reads them.
+const PARTS_AHEAD: usize = 64;
+/// How long an answer waits for its last parts.
+const PARTS_END: Duration = Duration::from_secs(2);
 
 /// An inbox that is not there is looked for again.
 const FOLLOW_AGAIN: Duration = Duration::from_millis(100);

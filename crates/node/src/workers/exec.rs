@@ -46,18 +46,20 @@ pub struct Facts<'a> {
     pub in_reply_to: Option<&'a str>,
     /// Which thread of talk it belongs to.
     pub conversation: Option<&'a str>,
+    /// Whether each line is wanted as it is printed.
+    pub stream: bool,
 }
 
 impl Facts<'_> {
     /// The variables.
-    pub fn environment(&self) -> [(&'static str, String); 9] {
-        let expected = if self.reply_expected { "1" } else { "0" };
+    pub fn environment(&self) -> [(&'static str, String); 10] {
+        let flag = |is_so: bool| if is_so { "1" } else { "0" }.to_owned();
         [
             ("CRABMESH_FROM", self.from.to_string()),
             ("CRABMESH_TO", self.to.to_string()),
             ("CRABMESH_MESSAGE_ID", self.id.to_owned()),
             ("CRABMESH_KIND", self.kind.as_str().to_owned()),
-            ("CRABMESH_REPLY_EXPECTED", expected.to_owned()),
+            ("CRABMESH_REPLY_EXPECTED", flag(self.reply_expected)),
             ("CRABMESH_ATTEMPT", self.attempt.to_string()),
             (
                 "CRABMESH_IN_REPLY_TO",
@@ -68,6 +70,7 @@ impl Facts<'_> {
                 "CRABMESH_CONVERSATION",
                 self.conversation.unwrap_or_default().to_owned(),
             ),
+            ("CRABMESH_STREAM", flag(self.stream)),
         ]
     }
 }
@@ -95,7 +98,7 @@ impl Exec {
         })
     }
 
-    fn start(&self, job: &Job) -> Result<Child, WorkError> {
+    fn start(&self, job: &Job, stream: bool) -> Result<Child, WorkError> {
         let (id, in_reply_to) = (job.id.to_string(), job.in_reply_to.map(|id| id.to_string()));
         let facts = Facts {
             id: &id,
@@ -107,6 +110,7 @@ impl Exec {
             reply_expected: job.reply_expected,
             in_reply_to: in_reply_to.as_deref(),
             conversation: job.conversation.as_deref(),
+            stream,
         };
         let mut command = Command::new(&self.program);
         command
@@ -125,7 +129,7 @@ impl Exec {
     }
 
     async fn run(&self, job: &Job, mut parts: Parts) -> Result<Done, WorkError> {
-        let mut child = self.start(job)?;
+        let mut child = self.start(job, parts.wanted())?;
         let group = Group::of(&child);
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());

@@ -105,6 +105,9 @@ impl Http {
             "crabmesh-reply-expected",
             if job.reply_expected { "1" } else { "0" },
         );
+        if parts_wanted {
+            put("crabmesh-stream", "1");
+        }
         if let Some(of) = &job.in_reply_to {
             put("crabmesh-in-reply-to", &of.to_string());
         }

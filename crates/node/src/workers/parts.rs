@@ -44,10 +44,35 @@ impl Parts {
         }
     }
 
+    /// Parts that go nowhere.
+    pub(super) fn nowhere() -> (Self, mpsc::Receiver<Part>) {
+        (Self::default(), mpsc::channel(1).1)
+    }
+
     /// Parts that go into a channel.
     pub fn channel(room: usize) -> (Self, mpsc::Receiver<Part>) {
         let (to, parts) = mpsc::channel(room);
         (Self { to: Some(to) }, parts)
+    }
+}
+
+impl Part {
+    /// In pieces that the mesh carries, text between characters.
+    pub(super) fn pieces(self, most: usize) -> Vec<Bytes> {
+        let (mut rest, is_text) = match self {
+            Self::Text(text) => (Bytes::from(text), true),
+            Self::Bytes(bytes) => (bytes, false),
+        };
+        let mut pieces = Vec::new();
+        while !rest.is_empty() {
+            let mut end = rest.len().min(most);
+            // A byte that continues a character (RFC 3629).
+            while is_text && end < rest.len() && rest[end] & 0xc0 == 0x80 {
+                end -= 1;
+            }
+            pieces.push(rest.split_to(end));
+        }
+        pieces
     }
 }
 

@@ -565,3 +565,19 @@ const QUICK: Pace = Pace {
     most: Duration::from_millis(5),
     beat: Duration::from_millis(5),
 };
+
+#[test]
+fn a_part_is_cut_between_characters() {
+    let cut = |part: Part, most| {
+        let pieces = part.pieces(most);
+        let texts = pieces.iter().map(|piece| String::from_utf8_lossy(piece));
+        texts.map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(cut(Part::Text("aßb€".into()), 4), ["aßb", "€"]);
+    assert_eq!(cut(Part::Text("€€".into()), 4), ["€", "€"]);
+    assert_eq!(
+        cut(Part::Bytes(Bytes::from_static(b"abcde")), 2),
+        ["ab", "cd", "e"]
+    );
+    assert!(cut(Part::Text(String::new()), 4).is_empty());
+}

@@ -51,6 +51,65 @@ async fn an_agent_is_served_from_its_adding_to_its_removal() {
 }
 
 #[tokio::test]
+async fn an_answer_comes_in_parts_where_they_are_wanted() {
+    let mut place = Place::open().await;
+    place.add("planner").await;
+    let script = r#"echo one; read -r wait; echo "two $CRABMESH_STREAM""#;
+    let worker = json!({"kind": "exec", "command": ["sh", "-c", script]});
+    admin(
+        &place,
+        "POST",
+        "",
+        json!({"name": "coder", "worker": worker}),
+    )
+    .await;
+
+    let body = json!({"to": "coder@gw-a", "body": "?\n", "stream": true}).to_string();
+    let call = place.agent("planner");
+    let mut events = place.events(&call, "POST", "/v1/ask", &body).await;
+
+    assert_eq!(events.event().await.0, "accepted");
+    let part = |seq: u64, text: &str| {
+        let data = json!({"seq": seq, "text": text});
+        ("part".to_owned(), format!("1.{seq}"), data)
+    };
+    assert_eq!(events.event().await, part(1, "one\n"));
+    assert_eq!(events.event().await, part(2, "two 1\n"));
+    let (name, _, answer) = events.event().await;
+    assert_eq!(
+        (&*name, &answer["reply"]["body"]),
+        ("answer", &json!("one\ntwo 1\n"))
+    );
+}
+
+#[tokio::test]
+async fn a_try_that_failed_after_its_first_part_leaves_the_next_without() {
+    let mut place = Place::open().await;
+    place.add("planner").await;
+    let script = r#"echo "try $CRABMESH_ATTEMPT"; test "$CRABMESH_ATTEMPT" = 2"#;
+    let worker = json!({"kind": "exec", "command": ["sh", "-c", script]});
+    admin(
+        &place,
+        "POST",
+        "",
+        json!({"name": "coder", "worker": worker}),
+    )
+    .await;
+
+    let body = json!({"to": "coder@gw-a", "body": "?", "stream": true}).to_string();
+    let call = place.agent("planner");
+    let mut events = place.events(&call, "POST", "/v1/ask", &body).await;
+
+    assert_eq!(events.event().await.0, "accepted");
+    assert_eq!(events.event().await.2["text"], json!("try 1\n"));
+    let (name, _, answer) = events.event().await;
+    assert_eq!(
+        (&*name, &answer["reply"]["body"]),
+        ("answer", &json!("try 2\n"))
+    );
+}
+
+#[tokio::test]
 async fn a_worker_that_fails_says_so_and_its_asker_hears_of_it() {
     let mut place = Place::open().await;
     place.add("planner").await;
