@@ -106,11 +106,13 @@ async fn what_fails_five_times_is_given_up_and_the_next_is_done() {
 async fn a_sender_keeps_its_order_while_others_pass_it() {
     let pair = pair().await;
     let other = add(&pair.a, "other").await;
-    let mut played = Played::default();
-    played.concurrency = 4;
     // The first message fails for as long as the other sender has not been served.
     let (passed, gate) = watch::channel(false);
-    played.gate = Some(("first".into(), gate));
+    let played = Played {
+        concurrency: 4,
+        gate: Some(("first".into(), gate)),
+        ..Played::default()
+    };
     let mut served = serve(&pair.b, played);
 
     for body in ["first", "second", "third"] {
@@ -161,9 +163,11 @@ async fn what_waits_for_the_worker_waits_no_longer_once_it_does_something() {
 #[tokio::test]
 async fn no_more_are_worked_on_at_once_than_the_worker_says() {
     let pair = pair().await;
-    let mut played = Played::default();
-    played.concurrency = 2;
-    played.slow = Duration::from_millis(20);
+    let played = Played {
+        concurrency: 2,
+        slow: Duration::from_millis(20),
+        ..Played::default()
+    };
     let mut served = serve(&pair.b, played);
 
     for name in ["s1", "s2", "s3", "s4", "s5", "s6"] {
@@ -241,8 +245,10 @@ async fn information_that_nobody_takes_is_let_go() {
 #[tokio::test]
 async fn what_was_being_done_when_the_node_stopped_is_done_again() {
     let pair = pair().await;
-    let mut played = Played::default();
-    played.slow = Duration::from_secs(60);
+    let played = Played {
+        slow: Duration::from_secs(60),
+        ..Played::default()
+    };
     let mut served = serve(&pair.b, played);
     let sent = pair.a.messages.send(&pair.a.agent, message("long")).await;
     sent.expect("accepted");
@@ -262,8 +268,10 @@ async fn what_was_being_done_when_the_node_stopped_is_done_again() {
 #[tokio::test]
 async fn a_worker_that_panics_costs_its_message_alone() {
     let pair = pair().await;
-    let mut played = Played::default();
-    played.panics_at = Some("mine".into());
+    let played = Played {
+        panics_at: Some("mine".into()),
+        ..Played::default()
+    };
     let mut served = serve(&pair.b, played);
 
     let (first, second) = (ask(&pair, "mine").await, ask(&pair, "yours").await);
@@ -277,8 +285,10 @@ async fn a_worker_that_panics_costs_its_message_alone() {
 #[tokio::test]
 async fn a_message_that_its_sender_takes_back_is_not_worked_on_any_longer() {
     let pair = pair().await;
-    let mut played = Played::default();
-    played.slow = Duration::from_secs(60);
+    let played = Played {
+        slow: Duration::from_secs(60),
+        ..Played::default()
+    };
     let mut served = serve(&pair.b, played);
     let mut sent = Vec::new();
     for body in ["worked on", "waits"] {
