@@ -38,8 +38,10 @@ use zeroize::Zeroizing;
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
+use crate::workers::Workers;
 
 pub use listen::ApiError;
+pub(crate) use messages::failure;
 pub(crate) use refused::denied;
 pub use serve::Api;
 
@@ -123,6 +125,7 @@ struct Shared {
     config: ApiConfig,
     state: StateDir,
     agents: Agents,
+    workers: Workers,
     messages: Messages,
     view: Arc<dyn NodeView>,
     endpoints: Endpoints,

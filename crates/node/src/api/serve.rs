@@ -34,6 +34,7 @@ use super::{ApiConfig, Counters, NodeView, Shared, admin, mcp, messages, parts};
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
+use crate::workers::Workers;
 
 /// The local API, bound and not yet serving.
 pub struct Api {
@@ -56,6 +57,7 @@ impl Api {
         state: &StateDir,
         config: ApiConfig,
         agents: Agents,
+        workers: Workers,
         messages: Messages,
         view: Arc<dyn NodeView>,
     ) -> Result<Self, ApiError> {
@@ -71,6 +73,7 @@ impl Api {
             config,
             state: state.clone(),
             agents,
+            workers,
             messages,
             view,
             endpoints: listeners.endpoints.clone(),
@@ -278,6 +281,7 @@ fn router(shared: Arc<Shared>) -> Router {
             get(admin::show).delete(admin::remove),
         )
         .route("/v1/admin/agents/{name}/rotate", post(admin::rotate))
+        .route("/v1/admin/agents/{name}/worker", post(admin::attach))
         .route("/v1/admin/kill", post(admin::kill))
         .fallback(admin::unknown)
         .method_not_allowed_fallback(admin::wrong_method)

@@ -4,6 +4,7 @@
 mod mcp;
 mod parts;
 mod place;
+mod workers;
 
 use api::{Access, Route};
 use node::api::ApiConfig;

@@ -17,6 +17,7 @@ use node::api::{Api, ApiConfig, Later, NodeView, PingTarget};
 use node::messages::{MessagesConfig, MessagesEnds};
 use node::spool::{Durability, Spool};
 use node::state::StateDir;
+use node::workers::Supervisor;
 use node::world::{World, WorldMember, WorldPolicy};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -97,7 +98,10 @@ impl Place {
                 seed: [7; 32],
             });
         tokio::spawn(plane.run());
-        let api = Api::bind(&state, config, agents, messages, Arc::new(Played))
+        let supervisor = Supervisor::new(agents.clone(), messages.clone(), || None);
+        let workers = supervisor.workers();
+        tokio::spawn(supervisor.run(std::future::pending()));
+        let api = Api::bind(&state, config, agents, workers, messages, Arc::new(Played))
             .await
             .expect("bound");
         let endpoints = api.endpoints().clone();
