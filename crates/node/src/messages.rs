@@ -22,8 +22,9 @@ use identity::{AgentAddress, AgentName, NodeId};
 use wire::message::MessageFrame;
 use wire::{InstanceId, MessageId};
 
-pub use handle::{Follow, Messages, fresh_id};
+pub use handle::{Follow, Kept, Messages, fresh_id};
 pub use router::{Delivery, DeliveryKind, Failure, Refusal, State, Status};
+pub(crate) use task::unix_ms;
 pub use task::{MessagesConfig, MessagesEnds, Plane, start};
 
 /// A local agent, as its API token proves it.
@@ -79,6 +80,8 @@ pub struct Sent {
 pub enum WaitFor {
     /// The reply. It counts as acked once it is handed over here.
     Reply,
+    /// The reply, for one that must have it on disk before it is acked: see [`Messages::keep`].
+    KeptReply,
     /// That it came this far, or can come no further.
     State(State),
 }

@@ -1,0 +1,371 @@
+//! The keeper: one driver for each open task, which sends its message, follows it, and puts its
+//! reply on disk before it is acked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::api::Failure;
+use ::api::a2a::{Problem, ProblemKind, TaskState};
+use router::{Delivery, Refusal, State, Status};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use super::live::{End, Live};
+use super::record::{Ended, Ending, Record, Reply};
+use super::store::{NotStored, Store, StoreError};
+use super::tasks::{Inner, Tasks};
+use crate::api::denied;
+use crate::messages::{Kept, LocalAgent, Messages, Outcome, SendError, WaitFor};
+use crate::state::StateDir;
+
+/// The task of the drivers. It ends when the last [`Tasks`] is dropped; what is open goes on at the
+/// next start.
+pub struct Keeper {
+    inner: Arc<Inner>,
+    drives: mpsc::Receiver<Drive>,
+}
+
+/// A task to be driven.
+pub(super) struct Drive {
+    pub(super) agent: LocalAgent,
+    pub(super) record: Arc<Record>,
+    pub(super) live: Arc<Live>,
+    /// Told once its message is accepted, or why it is not.
+    pub(super) accepted: oneshot::Sender<Result<(), Problem>>,
+}
+
+/// Opens the tasks of a state directory. The keeper is to be resumed and run.
+pub fn start(state: &StateDir, messages: Messages) -> Result<(Tasks, Keeper), StoreError> {
+    let inner = Arc::new(Inner::new(Store::open(state)?, messages));
+    let (sender, drives) = mpsc::channel(CHANNEL);
+    let tasks = Tasks::new(inner.clone(), sender);
+    Ok((tasks, Keeper { inner, drives }))
+}
+
+impl Keeper {
+    /// Takes up what was open. Resolves when every reply that comes is kept for its task: before
+    /// that no agent may ask for its inbox, where one may wait already.
+    pub async fn resume(&self, agents: &[LocalAgent]) -> Drivers {
+        let owners = agents.iter().map(|agent| agent.instance).collect();
+        let open = match self.inner.store.unfinished(owners, now_ms()).await {
+            Ok(open) => open,
+            Err(error) => {
+                warn!(%error, "open tasks of A2A are not taken up");
+                Vec::new()
+            }
+        };
+        let mut drivers = Drivers(JoinSet::new());
+        let mut accepted = Vec::new();
+        for record in open {
+            let owner = agents.iter().find(|agent| agent.instance == record.owner);
+            let Some(agent) = owner.cloned() else {
+                continue;
+            };
+            let (sender, told) = oneshot::channel();
+            let driver = Driver::new(self.inner.clone(), agent, Arc::new(record), true);
+            drivers.0.spawn(driver.run(sender));
+            accepted.push(told);
+        }
+        for told in accepted {
+            // A driver that ended has nothing left to wait for.
+            let _ = told.await;
+        }
+        drivers
+    }
+
+    /// Drives tasks until nobody can make one any longer.
+    pub async fn run(mut self, drivers: Drivers) {
+        let Drivers(mut drivers) = drivers;
+        loop {
+            tokio::select! {
+                drive = self.drives.recv() => {
+                    let Some(drive) = drive else { break };
+                    let Drive { agent, record, live, accepted } = drive;
+                    let driver = Driver {
+                        live,
+                        ..Driver::new(self.inner.clone(), agent, record, false)
+                    };
+                    drivers.spawn(driver.run(accepted));
+                }
+                Some(ended) = drivers.join_next() => {
+                    if let Err(error) = ended {
+                        warn!(%error, "a task of A2A is not followed any longer");
+                    }
+                }
+            }
+        }
+        drivers.shutdown().await;
+    }
+}
+
+/// The drivers of a start.
+pub struct Drivers(JoinSet<()>);
+
+struct Driver {
+    inner: Arc<Inner>,
+    agent: LocalAgent,
+    record: Arc<Record>,
+    live: Arc<Live>,
+    /// It was taken up at a start: nobody waits to hear why it was not accepted.
+    resumed: bool,
+}
+
+impl Driver {
+    fn new(inner: Arc<Inner>, agent: LocalAgent, record: Arc<Record>, resumed: bool) -> Self {
+        let live = Live::new(record.created_ms);
+        if resumed && record.ending.is_none() {
+            inner.insert_live(record.id, &live);
+        }
+        Self {
+            inner,
+            agent,
+            record,
+            live,
+            resumed,
+        }
+    }
+
+    async fn run(self, accepted: oneshot::Sender<Result<(), Problem>>) {
+        if self.record.ending.is_some() {
+            return self.take_late_reply(accepted).await;
+        }
+        let id = self.record.id;
+        if let Some(kept) = self.send(accepted).await {
+            let outcome = self.follow(kept).await;
+            self.end(outcome).await;
+        }
+        self.inner.remove_live(&id);
+    }
+
+    /// Hands the message to the mesh. `None` where that was all.
+    async fn send(&self, accepted: oneshot::Sender<Result<(), Problem>>) -> Option<Kept> {
+        loop {
+            let error = match self
+                .inner
+                .messages
+                .send_kept(&self.agent, self.record.draft())
+                .await
+            {
+                Ok((_, kept)) => {
+                    // Who asked may be gone; so with every word below.
+                    let _ = accepted.send(Ok(()));
+                    return Some(kept);
+                }
+                Err(error) => error,
+            };
+            let failure = match &error {
+                SendError::Refused(Refusal::Denied(denial)) => denied(error.code(), denial),
+                _ => Failure::new(error.code(), error.to_string()),
+            };
+            match error {
+                SendError::Refused(Refusal::Denied(_)) => {
+                    let why = Failure {
+                        reason: format!(
+                            "{} may not ask {}: {}",
+                            self.agent.name, self.record.to, failure.reason
+                        ),
+                        ..failure
+                    };
+                    self.finish(Ending::of(Ended::Rejected, now_ms(), Some(why)), true)
+                        .await;
+                    let _ = accepted.send(Ok(()));
+                }
+                SendError::Stopping => {
+                    self.live.end(End::Stopping);
+                    let problem = Problem::of_failure(ProblemKind::Internal, &failure);
+                    let _ = accepted.send(Err(problem));
+                }
+                SendError::Store | SendError::Refused(Refusal::OutboxFull | Refusal::TooManyRequests)
+                    if self.resumed =>
+                {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+                _ if self.resumed => {
+                    self.finish(Ending::of(Ended::Failed, now_ms(), Some(failure)), true)
+                        .await;
+                    let _ = accepted.send(Ok(()));
+                }
+                _ => {
+                    // It never was a message, so it is no task either.
+                    let kind = match &error {
+                        SendError::Store
+                        | SendError::Refused(Refusal::OutboxFull | Refusal::TooManyRequests) => {
+                            ProblemKind::Internal
+                        }
+                        _ => ProblemKind::InvalidRequest,
+                    };
+                    let problem = Problem::of_failure(kind, &failure);
+                    if let Err(error) = self.inner.store.remove(self.record.id).await {
+                        debug!(%error, "a task that was refused is found again");
+                    }
+                    self.live.end(End::Refused(problem.clone()));
+                    let _ = accepted.send(Err(problem));
+                }
+            }
+            return None;
+        }
+    }
+
+    /// Waits for its end, and tells of its states on the way.
+    async fn follow(&self, mut kept: Kept) -> Option<Outcome> {
+        let messages = &self.inner.messages;
+        let id = self.record.id;
+        let left = self.record.expires_ms().saturating_sub(now_ms());
+        let until = Instant::now() + Duration::from_millis(left) + GRACE;
+        let delivered = async {
+            let wait = WaitFor::State(State::Delivered);
+            let outcome = messages.wait(&self.agent, id, wait, until).await;
+            if let Ok(Outcome::Settled(status)) = outcome
+                && matches!(status.state, State::Delivered | State::Done)
+            {
+                self.live.set_state(TaskState::Working, now_ms());
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            outcome = kept.outcome() => outcome.or_else(|| {
+                debug!(msg = %id, "the message of a task is not known");
+                None
+            }),
+            () = delivered => None,
+            () = tokio::time::sleep_until(until.into()) => {
+                messages.state(&self.agent, id).await.ok().map(Outcome::TimedOut)
+            }
+        }
+    }
+
+    async fn end(&self, outcome: Option<Outcome>) {
+        match outcome {
+            Some(Outcome::Answered(delivery)) => {
+                if self.finish(answered(delivery), false).await {
+                    self.settle().await;
+                }
+            }
+            Some(Outcome::Settled(status) | Outcome::TimedOut(status)) => {
+                self.finish(ending_of(status), true).await;
+            }
+            // Its agent was removed, or the plane has ended: the one forgets the task, the other
+            // goes on with it at the next start.
+            None => match self.inner.messages.state(&self.agent, self.record.id).await {
+                Err(SendError::Refused(_)) => {
+                    let why = Failure::new("not_found", "its message is not known any longer");
+                    self.finish(Ending::of(Ended::Failed, now_ms(), Some(why)), true)
+                        .await;
+                }
+                _ => self.live.end(End::Stopping),
+            },
+        }
+    }
+
+    /// Puts the end on disk, however long the disk takes: its reply is not acked before that.
+    async fn finish(&self, ending: Ending, settled: bool) -> bool {
+        let record = Record {
+            ending: Some(ending),
+            ..(*self.record).clone()
+        };
+        loop {
+            match self.inner.store.finish(record.clone(), settled).await {
+                Ok(()) => break,
+                Err(NotStored::Stopping) => {
+                    self.live.end(End::Stopping);
+                    return false;
+                }
+                Err(NotStored::Disk) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+        self.live.end(End::Ended(Arc::new(record)));
+        true
+    }
+
+    /// The reply is on disk here, so that the inbox may forget it.
+    async fn settle(&self) {
+        self.inner.remove_live(&self.record.id);
+        self.inner
+            .messages
+            .settle_reply(&self.agent, self.record.id)
+            .await;
+        // A crash before the ack is on disk shows the reply again, and then somebody must take it.
+        tokio::time::sleep(ACKED_WITHIN).await;
+        if let Err(error) = self.inner.store.settle(self.record.id).await {
+            debug!(%error, "a reply is looked for again at the next start");
+        }
+    }
+
+    /// The task ended, and whether its reply was acked is not known: a crash came between the two.
+    async fn take_late_reply(&self, accepted: oneshot::Sender<Result<(), Problem>>) {
+        let kept = self.inner.messages.keep(&self.agent, self.record.id).await;
+        // Its turn comes before that of any call that follows.
+        let _ = accepted.send(Ok(()));
+        let Ok(mut kept) = kept else { return };
+        let left = self.record.expires_ms().saturating_sub(now_ms());
+        let wait = Duration::from_millis(left) + GRACE;
+        // Whatever it is: the task has it, or it is not to come.
+        let came = tokio::time::timeout(wait, kept.outcome()).await;
+        if came.is_ok_and(|outcome| outcome.is_some()) {
+            return self.settle().await;
+        }
+        if let Err(error) = self.inner.store.settle(self.record.id).await {
+            debug!(%error, "a reply is looked for again at the next start");
+        }
+    }
+}
+
+fn answered(delivery: Delivery) -> Ending {
+    Ending {
+        state: Ended::Completed,
+        at_ms: now_ms(),
+        why: None,
+        reply: Some(Reply {
+            id: delivery.id.to_string(),
+            from: delivery.from,
+            content_type: delivery.content_type.into(),
+            body: delivery.body.into(),
+        }),
+    }
+}
+
+/// How a message that has no reply for us ended.
+fn ending_of(status: Status) -> Ending {
+    let failure = status.error.map(|error| Failure {
+        code: error.code.into(),
+        reason: error.reason.into(),
+        hint: None,
+        missing_grant: error.missing_grant,
+        cause: error.cause,
+        rule: error.rule,
+    });
+    let code = failure.as_ref().map_or("", |failure| failure.code.as_str());
+    let (state, why) = match (status.state, code) {
+        (State::Done, _) if status.reply.is_some() => {
+            let reason = "its answer was received by another call of this agent";
+            (Ended::Completed, Some(Failure::new("received", reason)))
+        }
+        (State::Done, _) => {
+            let reason = "the agent took it and sent no answer";
+            (Ended::Completed, Some(Failure::new("no_answer", reason)))
+        }
+        (State::Denied, _) | (State::Failed, "rejected") => (Ended::Rejected, failure),
+        (State::Failed, "cancelled") => (Ended::Canceled, failure),
+        (State::Expired | State::Failed, _) => (Ended::Failed, failure),
+        _ => {
+            let reason = "no answer came within its time to live";
+            (Ended::Failed, Some(Failure::new("expired", reason)))
+        }
+    };
+    Ending::of(state, now_ms(), why)
+}
+
+pub(super) fn now_ms() -> u64 {
+    crate::messages::unix_ms()
+}
+
+/// Tasks that may wait for their driver.
+const CHANNEL: usize = 256;
+/// How long a disk that is full is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long after its time to live the router may still say what became of a message.
+const GRACE: Duration = Duration::from_secs(5);
+/// By then an ack is on disk: it waits 50 ms for company where nobody hurries, 250 at most.
+const ACKED_WITHIN: Duration = Duration::from_secs(1);
