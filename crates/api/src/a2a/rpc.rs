@@ -58,7 +58,7 @@ pub struct ListParams {
     pub context: Option<String>,
     /// In one state.
     pub state: Option<TaskState>,
-    /// Changed after this.
+    /// Changed at this time or later.
     pub after: Option<Timestamp>,
     /// How many at once, from 1 to 100.
     pub page_size: u32,

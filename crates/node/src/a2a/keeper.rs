@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::live::{End, Live};
 use super::record::{Ended, Ending, Record, Reply};
-use super::store::{NotStored, Store, StoreError};
+use super::store::{Created, NotStored, Store, StoreError};
 use super::tasks::{Inner, Tasks};
 use crate::api::denied;
 use crate::messages::{Kept, LocalAgent, Messages, Outcome, SendError, WaitFor};
@@ -26,14 +26,24 @@ pub struct Keeper {
     drives: mpsc::Receiver<Drive>,
 }
 
-/// A task to be driven.
+/// A task to be made and driven. Who asks for it may go: it is made or it is not.
 pub(super) struct Drive {
     pub(super) agent: LocalAgent,
-    pub(super) record: Arc<Record>,
-    pub(super) live: Arc<Live>,
+    pub(super) record: Record,
     /// Told once its message is accepted, or why it is not.
-    pub(super) accepted: oneshot::Sender<Result<(), Problem>>,
+    pub(super) accepted: Telling,
 }
+
+/// What becomes of a [`Drive`].
+#[derive(Debug)]
+pub(super) enum Accepted {
+    /// It is a new task, and its message is on its way or was denied.
+    New(Arc<Record>, Arc<Live>),
+    /// There is one already.
+    Known(Box<Record>),
+}
+
+type Telling = oneshot::Sender<Result<Accepted, Problem>>;
 
 /// Opens the tasks of a state directory. The keeper is to be resumed and run.
 pub fn start(state: &StateDir, messages: Messages) -> Result<(Tasks, Keeper), StoreError> {
@@ -63,8 +73,8 @@ impl Keeper {
                 continue;
             };
             let (sender, told) = oneshot::channel();
-            let driver = Driver::new(self.inner.clone(), agent, Arc::new(record), true);
-            drivers.0.spawn(driver.run(sender));
+            let driver = Driver::new(self.inner.clone(), agent, record, true);
+            drivers.0.spawn(driver.take_up(sender));
             accepted.push(told);
         }
         for told in accepted {
@@ -81,12 +91,9 @@ impl Keeper {
             tokio::select! {
                 drive = self.drives.recv() => {
                     let Some(drive) = drive else { break };
-                    let Drive { agent, record, live, accepted } = drive;
-                    let driver = Driver {
-                        live,
-                        ..Driver::new(self.inner.clone(), agent, record, false)
-                    };
-                    drivers.spawn(driver.run(accepted));
+                    let Drive { agent, record, accepted } = drive;
+                    let driver = Driver::new(self.inner.clone(), agent, record, false);
+                    drivers.spawn(driver.make(accepted));
                 }
                 Some(ended) = drivers.join_next() => {
                     if let Err(error) = ended {
@@ -112,34 +119,55 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(inner: Arc<Inner>, agent: LocalAgent, record: Arc<Record>, resumed: bool) -> Self {
+    fn new(inner: Arc<Inner>, agent: LocalAgent, record: Record, resumed: bool) -> Self {
         let live = Live::new(record.created_ms);
-        if resumed && record.ending.is_none() {
+        if record.ending.is_none() {
+            // Before it can be found: whoever finds it open finds this too.
             inner.insert_live(record.id, &live);
         }
         Self {
             inner,
             agent,
-            record,
+            record: Arc::new(record),
             live,
             resumed,
         }
     }
 
-    async fn run(self, accepted: oneshot::Sender<Result<(), Problem>>) {
-        if self.record.ending.is_some() {
-            return self.take_late_reply(accepted).await;
+    /// A task of before the start.
+    async fn take_up(self, accepted: Telling) {
+        match self.record.ending {
+            Some(_) => self.take_late_reply(accepted).await,
+            None => self.drive(accepted).await,
         }
-        let id = self.record.id;
+    }
+
+    /// A task that may be new.
+    async fn make(self, accepted: Telling) {
+        let created = self.inner.store.create((*self.record).clone()).await;
+        let told = match created {
+            Ok(Created::New) => return self.drive(accepted).await,
+            Ok(Created::Known(known)) => Ok(Accepted::Known(known)),
+            Ok(Created::Full) => {
+                let reason = "too many tasks of this agent wait for their answers";
+                let failure = Failure::new("too_many_tasks", reason);
+                Err(Problem::of_failure(ProblemKind::Internal, &failure))
+            }
+            Err(error) => Err(unstored(error)),
+        };
+        // Who asked may be gone; so with every word below.
+        let _ = accepted.send(told);
+    }
+
+    async fn drive(&self, accepted: Telling) {
         if let Some(kept) = self.send(accepted).await {
             let outcome = self.follow(kept).await;
             self.end(outcome).await;
         }
-        self.inner.remove_live(&id);
     }
 
     /// Hands the message to the mesh. `None` where that was all.
-    async fn send(&self, accepted: oneshot::Sender<Result<(), Problem>>) -> Option<Kept> {
+    async fn send(&self, accepted: Telling) -> Option<Kept> {
         loop {
             let error = match self
                 .inner
@@ -148,8 +176,7 @@ impl Driver {
                 .await
             {
                 Ok((_, kept)) => {
-                    // Who asked may be gone; so with every word below.
-                    let _ = accepted.send(Ok(()));
+                    let _ = accepted.send(Ok(self.accepted()));
                     return Some(kept);
                 }
                 Err(error) => error,
@@ -169,7 +196,7 @@ impl Driver {
                     };
                     self.finish(Ending::of(Ended::Rejected, now_ms(), Some(why)), true)
                         .await;
-                    let _ = accepted.send(Ok(()));
+                    let _ = accepted.send(Ok(self.accepted()));
                 }
                 SendError::Stopping => {
                     self.live.end(End::Stopping);
@@ -185,7 +212,7 @@ impl Driver {
                 _ if self.resumed => {
                     self.finish(Ending::of(Ended::Failed, now_ms(), Some(failure)), true)
                         .await;
-                    let _ = accepted.send(Ok(()));
+                    let _ = accepted.send(Ok(self.accepted()));
                 }
                 _ => {
                     // It never was a message, so it is no task either.
@@ -208,6 +235,10 @@ impl Driver {
         }
     }
 
+    fn accepted(&self) -> Accepted {
+        Accepted::New(self.record.clone(), self.live.clone())
+    }
+
     /// Waits for its end, and tells of its states on the way.
     async fn follow(&self, mut kept: Kept) -> Option<Outcome> {
         let messages = &self.inner.messages;
@@ -225,10 +256,7 @@ impl Driver {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            outcome = kept.outcome() => outcome.or_else(|| {
-                debug!(msg = %id, "the message of a task is not known");
-                None
-            }),
+            outcome = kept.outcome() => outcome,
             () = delivered => None,
             () = tokio::time::sleep_until(until.into()) => {
                 messages.state(&self.agent, id).await.ok().map(Outcome::TimedOut)
@@ -294,10 +322,10 @@ impl Driver {
     }
 
     /// The task ended, and whether its reply was acked is not known: a crash came between the two.
-    async fn take_late_reply(&self, accepted: oneshot::Sender<Result<(), Problem>>) {
+    async fn take_late_reply(&self, accepted: Telling) {
         let kept = self.inner.messages.keep(&self.agent, self.record.id).await;
         // Its turn comes before that of any call that follows.
-        let _ = accepted.send(Ok(()));
+        let _ = accepted.send(Ok(self.accepted()));
         let Ok(mut kept) = kept else { return };
         let left = self.record.expires_ms().saturating_sub(now_ms());
         let wait = Duration::from_millis(left) + GRACE;
@@ -310,6 +338,26 @@ impl Driver {
             debug!(%error, "a reply is looked for again at the next start");
         }
     }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.inner.remove_live(&self.record.id);
+        // Where it has ended that was told, and this is not.
+        self.live.end(End::Stopping);
+    }
+}
+
+/// What the store's trouble is to whoever asks.
+pub(super) fn unstored(error: NotStored) -> Problem {
+    let code = match error {
+        NotStored::Disk => "store_full",
+        NotStored::Stopping => "stopping",
+    };
+    Problem::of_failure(
+        ProblemKind::Internal,
+        &Failure::new(code, error.to_string()),
+    )
 }
 
 fn answered(delivery: Delivery) -> Ending {
@@ -347,7 +395,7 @@ fn ending_of(status: Status) -> Ending {
             (Ended::Completed, Some(Failure::new("no_answer", reason)))
         }
         (State::Denied, _) | (State::Failed, "rejected") => (Ended::Rejected, failure),
-        (State::Failed, "cancelled") => (Ended::Canceled, failure),
+        (State::Failed, router::CANCELLED) => (Ended::Canceled, failure),
         (State::Expired | State::Failed, _) => (Ended::Failed, failure),
         _ => {
             let reason = "no answer came within its time to live";

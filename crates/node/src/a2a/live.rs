@@ -115,8 +115,11 @@ impl Live {
         });
     }
 
+    /// It ended; the first word counts.
     pub(crate) fn end(&self, end: End) {
-        self.change(|log| log.end = Some(end));
+        self.change(|log| {
+            log.end.get_or_insert(end);
+        });
     }
 
     /// From now on; what was said so far is told first.
@@ -153,11 +156,9 @@ impl Follower {
             if let Some(news) = self.look() {
                 return Some(news);
             }
-            // The driver went without a word: the node stops.
+            // Its sender lives in `self.live`.
             if self.changed.changed().await.is_err() {
-                self.over = true;
-                let (end, told) = (End::Stopping, Vec::new());
-                return Some(News::End { end, told });
+                return None;
             }
         }
     }

@@ -7,12 +7,14 @@ use ::api::a2a::{
 };
 use ::api::{Failure, Timestamp};
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use identity::AgentAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use wire::MessageId;
+use wire::message::is_conversation;
 
-use crate::messages::Draft;
+use crate::messages::{Draft, Origin};
 
 /// One task.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +92,9 @@ impl Record {
             id: Some(self.id),
             to: self.to.clone(),
             expects_reply: true,
+            stream: false,
+            origin: Origin::Unsaid,
+            conversation: Some(conversation_of(&self.context)),
             ttl: Some(TTL),
             content_type,
             body: Bytes::from(body),
@@ -254,6 +259,17 @@ impl From<Ended> for TaskState {
             Ended::Failed => Self::Failed,
             Ended::Canceled => Self::Canceled,
             Ended::Rejected => Self::Rejected,
+        }
+    }
+}
+
+/// The conversation of a thread of talk: its own name, where the mesh can carry that.
+fn conversation_of(context: &str) -> String {
+    match is_conversation(context) {
+        true => context.to_owned(),
+        false => {
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, context.as_bytes());
+            format!("a2a.{}", HEXLOWER.encode(&digest.as_ref()[..16]))
         }
     }
 }

@@ -13,11 +13,11 @@ use tokio::sync::{mpsc, oneshot};
 use wire::MessageId;
 use wire::message::MAX_BODY;
 
-use super::keeper::{Drive, now_ms};
+use super::keeper::{Accepted, Drive, now_ms, unstored};
 use super::live::{End, Follower, Live, News};
-use super::record::Record;
-use super::store::{Created, Listed, NotStored, Store};
-use crate::messages::{LocalAgent, Messages, fresh_id};
+use super::record::{Ended, Record};
+use super::store::{Listed, NotStored, Store};
+use crate::messages::{LocalAgent, Messages, SendError, fresh_id};
 
 /// The way to the tasks. Clones share it; the keeper ends when the last one is dropped.
 #[derive(Clone, Debug)]
@@ -90,44 +90,30 @@ impl Tasks {
             created_ms: now_ms(),
             ending: None,
         };
-        let live = Live::new(record.created_ms);
-        // Before it can be found: whoever finds it open finds this too.
-        self.inner.insert_live(id, &live);
-        let created = self.inner.store.create(record.clone()).await;
-        if !matches!(created, Ok(Created::New)) {
-            self.inner.remove_live(&id);
-        }
-        match created.map_err(unstored)? {
-            Created::New => {}
-            Created::Known(known) => return self.known(record, *known),
-            Created::Full => {
-                let failure = Failure::new(
-                    "too_many_tasks",
-                    "too many tasks of this agent wait for their answers",
-                );
-                return Err(Problem::of_failure(ProblemKind::Internal, &failure));
-            }
-        }
-        let record = Arc::new(record);
+        let asked = record.message.clone();
         let (accepted, told) = oneshot::channel();
         let drive = Drive {
             agent: agent.clone(),
-            record: record.clone(),
-            live: live.clone(),
+            record,
             accepted,
         };
-        let stopping = || unstored(NotStored::Stopping);
-        self.drives.send(drive).await.map_err(|_| stopping())?;
-        told.await.map_err(|_| stopping())??;
-        Ok(Watched {
-            record,
-            live: Some(live),
-        })
+        let stopping = |_| unstored(NotStored::Stopping);
+        self.drives
+            .send(drive)
+            .await
+            .map_err(|_| unstored(NotStored::Stopping))?;
+        match told.await.map_err(stopping)?? {
+            Accepted::New(record, live) => Ok(Watched {
+                record,
+                live: Some(live),
+            }),
+            Accepted::Known(known) => self.known(&asked, *known).await,
+        }
     }
 
     /// The same message again is the same task; another one under its id is a mistake.
-    fn known(&self, asked: Record, known: Record) -> Result<Watched, Problem> {
-        if asked.message != known.message {
+    async fn known(&self, asked: &Message, known: Record) -> Result<Watched, Problem> {
+        if *asked != known.message {
             let failure = Failure::new(
                 "conflict",
                 "message.messageId was used for another message to this endpoint",
@@ -135,7 +121,7 @@ impl Tasks {
             .hint("a new message needs a new messageId");
             return Err(Problem::of_failure(ProblemKind::InvalidParams, &failure));
         }
-        Ok(self.watched(known))
+        self.watched(known).await
     }
 
     /// A task of an agent at an endpoint, by what the caller takes for its id.
@@ -146,13 +132,10 @@ impl Tasks {
         id: &str,
     ) -> Result<Watched, Problem> {
         let id: MessageId = id.parse().map_err(|_| Problem::task_not_found())?;
-        let found = self
-            .inner
-            .store
-            .find(agent.instance, to.clone(), id)
+        let found = self.inner.store.find(agent.instance, to.clone(), id).await;
+        let found = found.map_err(unstored)?;
+        self.watched(found.ok_or_else(Problem::task_not_found)?)
             .await
-            .map_err(unstored)?;
-        Ok(self.watched(found.ok_or_else(Problem::task_not_found)?))
     }
 
     /// One page of an agent's tasks at an endpoint, the newest first.
@@ -176,7 +159,7 @@ impl Tasks {
             .map(|listed| (stands(listed), listed.id))
             .filter(|((state, _), _)| params.state.is_none_or(|wanted| wanted == *state))
             .map(|((_, at), id)| (at, id))
-            .filter(|(at, _)| after.is_none_or(|after| *at > after))
+            .filter(|(at, _)| after.is_none_or(|after| *at >= after))
             .collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
         let total = all.len();
@@ -202,7 +185,7 @@ impl Tasks {
             let found = store.find(agent.instance, to.clone(), id).await;
             // It may have made room for another by now.
             if let Some(record) = found.map_err(unstored)? {
-                let mut task = self.watched(record).task(params.history);
+                let mut task = self.watched(record).await?.task(params.history);
                 if !params.artifacts {
                     task.artifacts.clear();
                 }
@@ -217,7 +200,7 @@ impl Tasks {
         })
     }
 
-    /// Takes a task back.
+    /// Takes a task back. Resolves when it has ended so.
     pub(crate) async fn cancel(
         &self,
         agent: &LocalAgent,
@@ -225,11 +208,24 @@ impl Tasks {
         id: &str,
     ) -> Result<Watched, Problem> {
         let task = self.find(agent, to, id).await?;
-        let why = match task.is_over() {
-            true => "the task has ended",
-            false => "what the mesh has accepted cannot be taken back",
-        };
-        Err(Problem::new(ProblemKind::TaskNotCancelable, why))
+        let ended = || Problem::new(ProblemKind::TaskNotCancelable, "the task has ended");
+        if task.is_over() {
+            return Err(ended());
+        }
+        match self.inner.messages.cancel(agent, task.record.id).await {
+            Ok(_) => {}
+            Err(SendError::Refused(_)) => return Err(ended()),
+            Err(error) => {
+                let failure = Failure::new(error.code(), error.to_string());
+                return Err(Problem::of_failure(ProblemKind::Internal, &failure));
+            }
+        }
+        let task = task.ended().await?;
+        match &task.record.ending {
+            // Its answer came first.
+            Some(ending) if ending.state != Ended::Canceled => Err(ended()),
+            _ => Ok(task),
+        }
     }
 
     /// Forgets the tasks of an agent that was removed.
@@ -240,15 +236,24 @@ impl Tasks {
         }
     }
 
-    fn watched(&self, record: Record) -> Watched {
-        let live = match record.ending {
-            Some(_) => None,
-            None => self.inner.live_of(&record.id),
-        };
-        Watched {
+    async fn watched(&self, mut record: Record) -> Result<Watched, Problem> {
+        let mut live = None;
+        if record.ending.is_none() {
+            live = self.inner.live_of(&record.id);
+        }
+        if record.ending.is_none() && live.is_none() {
+            // It ended since it was read.
+            let found = self
+                .inner
+                .store
+                .find(record.owner, record.to.clone(), record.id)
+                .await;
+            record = found.map_err(unstored)?.ok_or_else(Problem::task_not_found)?;
+        }
+        Ok(Watched {
             record: Arc::new(record),
             live,
-        }
+        })
     }
 }
 
@@ -415,17 +420,6 @@ fn text_of(parts: &[Part]) -> Option<String> {
         _ => None,
     });
     texts.collect()
-}
-
-fn unstored(error: NotStored) -> Problem {
-    let code = match error {
-        NotStored::Disk => "store_full",
-        NotStored::Stopping => "stopping",
-    };
-    Problem::of_failure(
-        ProblemKind::Internal,
-        &Failure::new(code, error.to_string()),
-    )
 }
 
 fn page_token((at, id): (u64, MessageId)) -> String {
