@@ -50,7 +50,11 @@ impl Version {
             (Some("1"), Some("0") | None) => Ok(Some(Self::V1)),
             (Some("0"), Some("3")) => Ok(Some(Self::V03)),
             _ => {
-                let shown: String = text.chars().take(16).flat_map(char::escape_default).collect();
+                let shown: String = text
+                    .chars()
+                    .take(16)
+                    .flat_map(char::escape_default)
+                    .collect();
                 Err(Problem::new(
                     ProblemKind::VersionNotSupported,
                     format!("A2A-Version: {shown} is not spoken here; 1.0 and 0.3 are"),

@@ -23,5 +23,5 @@ mod tests;
 
 pub use keeper::{Keeper, start};
 pub use store::{DATABASE, KEY, StoreError};
-pub(crate) use tasks::{Told, Watched};
 pub use tasks::Tasks;
+pub(crate) use tasks::{Told, Watched};

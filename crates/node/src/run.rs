@@ -16,6 +16,7 @@ use tunnel::Link;
 use wire::peer::ROUTER_PORT;
 use zeroize::Zeroizing;
 
+use crate::a2a;
 use crate::agents::Agents;
 use crate::api::Api;
 use crate::candidates::Candidates;
@@ -224,7 +225,21 @@ pub async fn run(
     tasks.spawn(follow_policy(world, node, commands));
     tasks.spawn(tell_agents(agents.clone(), exchange_commands));
 
-    let api = Api::bind(&state, config.api, agents, messages.clone(), view).await?;
+    // Before any agent may ask for its inbox, where the reply to a task may wait.
+    let (a2a_tasks, keeper) = a2a::start(&state, messages.clone())?;
+    let locals: Vec<_> = agents.list().iter().map(|it| it.local.clone()).collect();
+    let drivers = keeper.resume(&locals).await;
+    let keeper = tokio::spawn(keeper.run(drivers));
+
+    let api = Api::bind(
+        &state,
+        config.api,
+        agents,
+        messages.clone(),
+        a2a_tasks,
+        view,
+    )
+    .await?;
     ready(&Ready {
         node,
         port,
@@ -243,6 +258,10 @@ pub async fn run(
     drop(end_api);
     if let Err(error) = api.await {
         warn!(%error, "the local API failed");
+    }
+    // The API had the last handle of the tasks.
+    if let Err(error) = keeper.await {
+        warn!(%error, "the tasks of A2A failed");
     }
     // With the last handle gone the plane puts everything on disk and ends.
     drop(messages);
@@ -500,6 +519,9 @@ pub enum RunError {
     /// The durable store.
     #[error(transparent)]
     Spool(#[from] crate::spool::SpoolError),
+    /// The tasks of A2A.
+    #[error(transparent)]
+    Tasks(#[from] crate::a2a::StoreError),
     /// The agents' file.
     #[error(transparent)]
     Agents(#[from] crate::agents::AgentsError),

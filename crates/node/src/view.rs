@@ -72,6 +72,14 @@ impl NodeView for View {
         Box::pin(async move { self.reachable_agents(asker.as_ref()).await })
     }
 
+    fn reach(&self, to: AgentAddress, asker: AgentName) -> Later<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let world = self.world.borrow().clone();
+            let peer = gateway_named(&world, &to.node)?;
+            self.check_agent(&world, peer, &to, Some(asker)).await
+        })
+    }
+
     fn ping(
         &self,
         target: PingTarget,
@@ -247,17 +255,7 @@ impl View {
             PingTarget::Agent(address) => &address.node,
         };
         let world = self.world.borrow().clone();
-        let Some(peer) = world.named(name).map(|member| member.node) else {
-            let killed = world.kills.gateway_named(name);
-            if let Some(by) = killed.and_then(|node| world.kills.gateway(&node)) {
-                let reason = format!("gateway {name} was cut off by the operator: {by}");
-                return Err(Failure::new(BLOCKED, reason));
-            }
-            return Err(Failure::new(
-                "unknown_gateway",
-                format!("no gateway of this mesh is called {name}"),
-            ));
-        };
+        let peer = gateway_named(&world, name)?;
         if let PingTarget::Agent(address) = &target {
             self.check_agent(&world, peer, address, asker).await?;
         }
@@ -458,6 +456,22 @@ impl View {
         }
         text
     }
+}
+
+/// The gateway of that name, or why there is none.
+fn gateway_named(world: &World, name: &NodeName) -> Result<NodeId, Failure> {
+    if let Some(member) = world.named(name) {
+        return Ok(member.node);
+    }
+    let killed = world.kills.gateway_named(name);
+    if let Some(by) = killed.and_then(|node| world.kills.gateway(&node)) {
+        let reason = format!("gateway {name} was cut off by the operator: {by}");
+        return Err(Failure::new(BLOCKED, reason));
+    }
+    Err(Failure::new(
+        "unknown_gateway",
+        format!("no gateway of this mesh is called {name}"),
+    ))
 }
 
 /// Why a kill file is not in force, and what to try.

@@ -21,7 +21,10 @@ pub fn body_of(message: &Message) -> (String, Vec<u8>) {
         && let Content::Text(text) = &part.content
         && part.metadata.is_none()
         && part.filename.is_none()
-        && part.media_type.as_deref().is_none_or(|it| it == "text/plain")
+        && part
+            .media_type
+            .as_deref()
+            .is_none_or(|it| it == "text/plain")
     {
         return (TEXT.to_owned(), text.clone().into_bytes());
     }

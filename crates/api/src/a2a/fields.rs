@@ -167,12 +167,14 @@ impl<'a> Object<'a> {
     /// A list of names.
     pub(super) fn names(&self, name: &str, most: usize) -> Result<Vec<String>, Wrong> {
         let list = self.list(name, most)?.iter().enumerate();
-        list.map(|(index, entry)| match entry {
-            Value::String(text) if text.len() <= MAX_ENTRY => Ok(text.clone()),
-            Value::String(_) => Err(format!("is longer than {MAX_ENTRY} bytes").into()),
-            _ => Err(Cow::from("must be a string")),
-        }
-        .map_err(|why: Cow<'static, str>| Wrong::here(why).at(index).within(name)))
+        list.map(|(index, entry)| {
+            match entry {
+                Value::String(text) if text.len() <= MAX_ENTRY => Ok(text.clone()),
+                Value::String(_) => Err(format!("is longer than {MAX_ENTRY} bytes").into()),
+                _ => Err(Cow::from("must be a string")),
+            }
+            .map_err(|why: Cow<'static, str>| Wrong::here(why).at(index).within(name))
+        })
         .collect()
     }
 

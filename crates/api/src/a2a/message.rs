@@ -255,7 +255,10 @@ impl Part {
             Content::Data(value) => ("data", value.clone()),
         };
         object.insert(name.into(), value);
-        for (name, value) in [("mediaType", &self.media_type), ("filename", &self.filename)] {
+        for (name, value) in [
+            ("mediaType", &self.media_type),
+            ("filename", &self.filename),
+        ] {
             if let Some(value) = value {
                 object.insert(name.into(), value.as_str().into());
             }
@@ -312,7 +315,10 @@ fn bytes(value: &Value) -> Result<Vec<u8>, Wrong> {
     let Value::String(text) = value else {
         return Err(Wrong::here("must be a string of base64"));
     };
-    let plain = text.trim_end_matches('=').replace('+', "-").replace('/', "_");
+    let plain = text
+        .trim_end_matches('=')
+        .replace('+', "-")
+        .replace('/', "_");
     BASE64URL_NOPAD
         .decode(plain.as_bytes())
         .map_err(|_| Wrong::here("is not base64"))

@@ -160,7 +160,9 @@ pub fn read_send(bytes: &[u8]) -> Result<Box<SendParams>, Problem> {
 }
 
 /// Reads what is wanted of a list from fields that are texts, as a query has them.
-pub fn read_list(fields: impl IntoIterator<Item = (String, String)>) -> Result<ListParams, Problem> {
+pub fn read_list(
+    fields: impl IntoIterator<Item = (String, String)>,
+) -> Result<ListParams, Problem> {
     let fields = fields
         .into_iter()
         .map(|(name, value)| (name, Value::String(value)));
@@ -212,7 +214,11 @@ impl Method {
                 Err(Problem::new(ProblemKind::MethodNotFound, message))
             }
             (None, _) => {
-                let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
+                let shown: String = name
+                    .chars()
+                    .take(64)
+                    .flat_map(char::escape_default)
+                    .collect();
                 let message = format!("there is no method {shown}");
                 Err(Problem::new(ProblemKind::MethodNotFound, message))
             }
@@ -255,7 +261,10 @@ fn send_params(value: &Value, version: Version) -> Result<Box<SendParams>, Fault
         }
         at_once = match version {
             Version::V1 => configuration.flag("returnImmediately").map_err(within)?,
-            Version::V03 => configuration.flag("blocking").map_err(within)?.map(|it| !it),
+            Version::V03 => configuration
+                .flag("blocking")
+                .map_err(within)?
+                .map(|it| !it),
         }
         .unwrap_or(false);
         wanted = history(&configuration, version).map_err(within)?;
@@ -302,7 +311,9 @@ fn history(object: &Object<'_>, version: Version) -> Result<Option<u32>, Wrong> 
 
 /// A time in UTC with any fraction of a second.
 fn instant(text: &str) -> Option<Timestamp> {
-    let utc = text.strip_suffix('Z').or_else(|| text.strip_suffix("+00:00"))?;
+    let utc = text
+        .strip_suffix('Z')
+        .or_else(|| text.strip_suffix("+00:00"))?;
     let (seconds, fraction) = utc.split_once('.').unwrap_or((utc, "0"));
     if fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -350,7 +361,19 @@ const METHODS: [(&str, Version, Verb); 22] = [
     ("tasks/resubscribe", Version::V03, Verb::Subscribe),
     ("tasks/pushNotificationConfig/set", Version::V03, Verb::Push),
     ("tasks/pushNotificationConfig/get", Version::V03, Verb::Push),
-    ("tasks/pushNotificationConfig/list", Version::V03, Verb::Push),
-    ("tasks/pushNotificationConfig/delete", Version::V03, Verb::Push),
-    ("agent/getAuthenticatedExtendedCard", Version::V03, Verb::Card),
+    (
+        "tasks/pushNotificationConfig/list",
+        Version::V03,
+        Verb::Push,
+    ),
+    (
+        "tasks/pushNotificationConfig/delete",
+        Version::V03,
+        Verb::Push,
+    ),
+    (
+        "agent/getAuthenticatedExtendedCard",
+        Version::V03,
+        Verb::Card,
+    ),
 ];

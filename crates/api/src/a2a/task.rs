@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Version;
 use super::fields::{Object, Wrong};
 use super::message::{MAX_ID, MAX_PARTS, Message, Part, insert_map};
-use super::Version;
 use crate::Timestamp;
 
 /// What became of a message.
@@ -143,8 +143,16 @@ impl TaskState {
     const WORDS: [(Self, &'static str, &'static str); 9] = [
         (Self::Submitted, "TASK_STATE_SUBMITTED", "submitted"),
         (Self::Working, "TASK_STATE_WORKING", "working"),
-        (Self::InputRequired, "TASK_STATE_INPUT_REQUIRED", "input-required"),
-        (Self::AuthRequired, "TASK_STATE_AUTH_REQUIRED", "auth-required"),
+        (
+            Self::InputRequired,
+            "TASK_STATE_INPUT_REQUIRED",
+            "input-required",
+        ),
+        (
+            Self::AuthRequired,
+            "TASK_STATE_AUTH_REQUIRED",
+            "auth-required",
+        ),
         (Self::Completed, "TASK_STATE_COMPLETED", "completed"),
         (Self::Failed, "TASK_STATE_FAILED", "failed"),
         (Self::Canceled, "TASK_STATE_CANCELED", "canceled"),
@@ -183,7 +191,10 @@ impl Artifact {
     fn read(value: &Value, version: Version) -> Result<Self, Wrong> {
         let object = Object::of(value)?;
         Ok(Self {
-            id: object.name("artifactId", MAX_ID)?.unwrap_or_default().to_owned(),
+            id: object
+                .name("artifactId", MAX_ID)?
+                .unwrap_or_default()
+                .to_owned(),
             name: object.name("name", MAX_ID)?.map(str::to_owned),
             parts: object.each("parts", MAX_PARTS, |part| Part::read(part, version))?,
             metadata: object.map("metadata")?,
@@ -210,7 +221,10 @@ impl Task {
         let status = object.read("status", |it| Status::read(it, version))?;
         Ok(Self {
             id: object.required("id", MAX_ID)?.to_owned(),
-            context: object.name("contextId", MAX_ID)?.unwrap_or_default().to_owned(),
+            context: object
+                .name("contextId", MAX_ID)?
+                .unwrap_or_default()
+                .to_owned(),
             status: status.ok_or_else(|| Wrong::here("is missing").within("status"))?,
             artifacts: object.each("artifacts", MAX_PARTS, |it| Artifact::read(it, version))?,
             // Nobody here asks what was said before.
@@ -274,7 +288,10 @@ impl Event {
 
     fn read_update(kind: &str, object: &Object<'_>, version: Version) -> Result<Self, Wrong> {
         let task = object.required("taskId", MAX_ID)?.to_owned();
-        let context = object.name("contextId", MAX_ID)?.unwrap_or_default().to_owned();
+        let context = object
+            .name("contextId", MAX_ID)?
+            .unwrap_or_default()
+            .to_owned();
         if kind == "statusUpdate" {
             let status = object.read("status", |it| Status::read(it, version))?;
             let status = status.ok_or_else(|| Wrong::here("is missing").within("status"))?;

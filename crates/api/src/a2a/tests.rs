@@ -29,7 +29,11 @@ fn a_message_reads_back_what_it_writes_in_both_versions() {
     message.parts[0].metadata = json!({"x": 1}).as_object().cloned();
     for version in [Version::V1, Version::V03] {
         let written = message.write(version);
-        assert_eq!(Message::read(&written, version), Ok(message.clone()), "{written}");
+        assert_eq!(
+            Message::read(&written, version),
+            Ok(message.clone()),
+            "{written}"
+        );
     }
     let null = json!({"messageId": "m", "role": "ROLE_USER", "parts": [{"data": null}]});
     let read = Message::read(&null, Version::V1).expect("null is a value");
@@ -86,43 +90,168 @@ fn every_bad_request_is_refused_by_its_code_and_names_the_culprit() {
         (b"[]".to_vec(), -32600, "batches"),
         (b"7".to_vec(), -32600, "object"),
         (b"{}".to_vec(), -32600, "jsonrpc"),
-        (br#"{"jsonrpc":"2.0","id":1}"#.to_vec(), -32600, "method is missing"),
-        (br#"{"jsonrpc":"2.0","id":1,"method":7}"#.to_vec(), -32600, "method must"),
-        (br#"{"jsonrpc":"2.0","id":[],"method":"GetTask"}"#.to_vec(), -32600, "id must"),
+        (
+            br#"{"jsonrpc":"2.0","id":1}"#.to_vec(),
+            -32600,
+            "method is missing",
+        ),
+        (
+            br#"{"jsonrpc":"2.0","id":1,"method":7}"#.to_vec(),
+            -32600,
+            "method must",
+        ),
+        (
+            br#"{"jsonrpc":"2.0","id":[],"method":"GetTask"}"#.to_vec(),
+            -32600,
+            "id must",
+        ),
         (rpc("Send\u{7}", json!({})), -32601, "no method Send\\u{7}"),
         (rpc("GetTask", json!({})), -32602, "params.id is missing"),
-        (rpc("GetTask", json!({"id": 7})), -32602, "params.id must be a string"),
-        (rpc("GetTask", json!({"id": "a\n"})), -32602, "control character"),
-        (rpc("GetTask", json!({"id": long})), -32602, "longer than 256"),
-        (rpc("GetTask", json!({"id": "a", "historyLength": -1})), -32602, "at least 0"),
-        (rpc("GetTask", json!({"id": "a", "historyLength": 1.5})), -32602, "whole number"),
-        (rpc("GetTask", json!([])), -32602, "params must be an object"),
-        (rpc("ListTasks", json!({"pageSize": 0})), -32602, "params.pageSize must be from 1 to 100"),
-        (rpc("ListTasks", json!({"pageSize": 101})), -32602, "from 1 to 100"),
-        (rpc("ListTasks", json!({"status": "done"})), -32602, "params.status"),
-        (rpc("ListTasks", json!({"statusTimestampAfter": "now"})), -32602, "statusTimestampAfter"),
+        (
+            rpc("GetTask", json!({"id": 7})),
+            -32602,
+            "params.id must be a string",
+        ),
+        (
+            rpc("GetTask", json!({"id": "a\n"})),
+            -32602,
+            "control character",
+        ),
+        (
+            rpc("GetTask", json!({"id": long})),
+            -32602,
+            "longer than 256",
+        ),
+        (
+            rpc("GetTask", json!({"id": "a", "historyLength": -1})),
+            -32602,
+            "at least 0",
+        ),
+        (
+            rpc("GetTask", json!({"id": "a", "historyLength": 1.5})),
+            -32602,
+            "whole number",
+        ),
+        (
+            rpc("GetTask", json!([])),
+            -32602,
+            "params must be an object",
+        ),
+        (
+            rpc("ListTasks", json!({"pageSize": 0})),
+            -32602,
+            "params.pageSize must be from 1 to 100",
+        ),
+        (
+            rpc("ListTasks", json!({"pageSize": 101})),
+            -32602,
+            "from 1 to 100",
+        ),
+        (
+            rpc("ListTasks", json!({"status": "done"})),
+            -32602,
+            "params.status",
+        ),
+        (
+            rpc("ListTasks", json!({"statusTimestampAfter": "now"})),
+            -32602,
+            "statusTimestampAfter",
+        ),
         (params(json!({})), -32602, "params.message is missing"),
-        (params(json!({"message": []})), -32602, "params.message must be an object"),
-        (params(json!({"message": {"role": "ROLE_USER", "parts": []}})), -32602, "params.message.messageId is missing"),
-        (params(json!({"message": {"messageId": "m", "parts": []}})), -32602, "params.message.role is missing"),
-        (params(json!({"message": {"messageId": "m", "role": "ROLE_USER"}})), -32602, "params.message.parts must have"),
-        (params(json!({"message": {"messageId": "m", "role": "ROLE_AGENT", "parts": [{"text": "x"}]}})), -32602, "params.message.role must be ROLE_USER"),
-        (part(json!({})), -32602, "params.message.parts[0] must have one of"),
-        (part(json!({"text": "a", "url": "b"})), -32602, "only one of"),
-        (part(json!({"text": 7})), -32602, "params.message.parts[0].text must be a string"),
-        (part(json!({"raw": "?"})), -32602, "params.message.parts[0].raw is not base64"),
-        (part(json!({"text": "a", "mediaType": "ä"})), -32602, "mediaType"),
-        (params(json!({"message": v1_message(), "configuration": {"returnImmediately": 1}})), -32602, "params.configuration.returnImmediately"),
-        (params(json!({"message": v1_message(), "configuration": {"taskPushNotificationConfig": {"url": "http://a"}}})), -32003, "calls nobody back"),
-        (rpc("message/send", json!({"message": {"messageId": "m", "role": "user", "parts": [{"text": "a"}]}})), -32602, "params.message.parts[0].kind is missing"),
-        (rpc("message/send", json!({"message": {"messageId": "m", "role": "user", "parts": [{"kind": "file", "file": {}}]}})), -32602, "params.message.parts[0].file must have"),
+        (
+            params(json!({"message": []})),
+            -32602,
+            "params.message must be an object",
+        ),
+        (
+            params(json!({"message": {"role": "ROLE_USER", "parts": []}})),
+            -32602,
+            "params.message.messageId is missing",
+        ),
+        (
+            params(json!({"message": {"messageId": "m", "parts": []}})),
+            -32602,
+            "params.message.role is missing",
+        ),
+        (
+            params(json!({"message": {"messageId": "m", "role": "ROLE_USER"}})),
+            -32602,
+            "params.message.parts must have",
+        ),
+        (
+            params(
+                json!({"message": {"messageId": "m", "role": "ROLE_AGENT", "parts": [{"text": "x"}]}}),
+            ),
+            -32602,
+            "params.message.role must be ROLE_USER",
+        ),
+        (
+            part(json!({})),
+            -32602,
+            "params.message.parts[0] must have one of",
+        ),
+        (
+            part(json!({"text": "a", "url": "b"})),
+            -32602,
+            "only one of",
+        ),
+        (
+            part(json!({"text": 7})),
+            -32602,
+            "params.message.parts[0].text must be a string",
+        ),
+        (
+            part(json!({"raw": "?"})),
+            -32602,
+            "params.message.parts[0].raw is not base64",
+        ),
+        (
+            part(json!({"text": "a", "mediaType": "ä"})),
+            -32602,
+            "mediaType",
+        ),
+        (
+            params(json!({"message": v1_message(), "configuration": {"returnImmediately": 1}})),
+            -32602,
+            "params.configuration.returnImmediately",
+        ),
+        (
+            params(
+                json!({"message": v1_message(), "configuration": {"taskPushNotificationConfig": {"url": "http://a"}}}),
+            ),
+            -32003,
+            "calls nobody back",
+        ),
+        (
+            rpc(
+                "message/send",
+                json!({"message": {"messageId": "m", "role": "user", "parts": [{"text": "a"}]}}),
+            ),
+            -32602,
+            "params.message.parts[0].kind is missing",
+        ),
+        (
+            rpc(
+                "message/send",
+                json!({"message": {"messageId": "m", "role": "user", "parts": [{"kind": "file", "file": {}}]}}),
+            ),
+            -32602,
+            "params.message.parts[0].file must have",
+        ),
     ] {
         let problem = read(&bytes, Ok(None)).call.expect_err(says);
         assert_eq!(problem.kind.code(), code, "{problem:?}");
-        assert!(problem.message.contains(says), "{says}: {}", problem.message);
+        assert!(
+            problem.message.contains(says),
+            "{says}: {}",
+            problem.message
+        );
         assert_eq!(ProblemKind::of_code(code.into()), Some(problem.kind));
         assert_eq!(problem.rpc()["code"], code);
-        assert_eq!(problem.http()["error"]["details"][0]["domain"], "a2a-protocol.org");
+        assert_eq!(
+            problem.http()["error"]["details"][0]["domain"],
+            "a2a-protocol.org"
+        );
     }
 }
 
@@ -155,7 +284,10 @@ fn every_method_of_the_specification_is_known() {
     assert_eq!((list.page_size, list.state), (7, Some(TaskState::Working)));
     assert_eq!(list.context.as_deref(), Some("c"));
     let after = list.after.expect("a time").to_string();
-    assert_eq!((after.as_str(), list.artifacts), ("2026-11-23T21:30:00.500Z", true));
+    assert_eq!(
+        (after.as_str(), list.artifacts),
+        ("2026-11-23T21:30:00.500Z", true)
+    );
     let query = [("pageSize", "2"), ("includeArtifacts", "false")];
     let query = query.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(read_list(query).expect("a query").page_size, 2);
@@ -165,8 +297,14 @@ fn every_method_of_the_specification_is_known() {
 fn one_text_crosses_the_mesh_as_it_is_and_everything_else_whole() {
     let mut message = Message::read(&v1_message(), Version::V1).expect("a message");
     let (content_type, body) = body_of(&message);
-    assert_eq!((content_type.as_str(), &body[..]), ("text/plain; charset=utf-8", &b"hi"[..]));
-    assert_eq!(parts_of(&content_type, &body), (vec![Part::text("hi")], None));
+    assert_eq!(
+        (content_type.as_str(), &body[..]),
+        ("text/plain; charset=utf-8", &b"hi"[..])
+    );
+    assert_eq!(
+        parts_of(&content_type, &body),
+        (vec![Part::text("hi")], None)
+    );
 
     message.parts.push(Part::of(Content::Raw(vec![0, 1])));
     message.metadata = json!({"a": 1}).as_object().cloned();
@@ -182,7 +320,10 @@ fn any_body_has_parts_whatever_its_type_says() {
     let markdown = of("text/markdown", b"# a");
     assert_eq!(markdown.content, Content::Text("# a".into()));
     assert_eq!(markdown.media_type.as_deref(), Some("text/markdown"));
-    assert_eq!(of("application/json", b"[1]"), Part::of(Content::Data(json!([1]))));
+    assert_eq!(
+        of("application/json", b"[1]"),
+        Part::of(Content::Data(json!([1])))
+    );
     let data = of("application/problem+json", b"{}");
     assert_eq!(data.content, Content::Data(json!({})));
     for (content_type, body) in [
@@ -237,7 +378,11 @@ fn what_is_told_of_a_task_reads_back_in_both_versions() {
     ] {
         for version in [Version::V1, Version::V03] {
             let written = event.write(version);
-            assert_eq!(Event::read(&written, version), Ok(event.clone()), "{written}");
+            assert_eq!(
+                Event::read(&written, version),
+                Ok(event.clone()),
+                "{written}"
+            );
         }
     }
     let odd = json!({"id": "t", "status": {"state": "pondering"}});

@@ -203,7 +203,8 @@ impl Driver {
                     let problem = Problem::of_failure(ProblemKind::Internal, &failure);
                     let _ = accepted.send(Err(problem));
                 }
-                SendError::Store | SendError::Refused(Refusal::OutboxFull | Refusal::TooManyRequests)
+                SendError::Store
+                | SendError::Refused(Refusal::OutboxFull | Refusal::TooManyRequests)
                     if self.resumed =>
                 {
                     tokio::time::sleep(AGAIN).await;

@@ -116,7 +116,9 @@ impl Record {
 
     pub(crate) fn decode(id: MessageId, owner: [u8; 16], bytes: &[u8]) -> Option<Self> {
         let (format, bytes) = bytes.split_first()?;
-        let row: Row = postcard::from_bytes(bytes).ok().filter(|_| *format == FORMAT)?;
+        let row: Row = postcard::from_bytes(bytes)
+            .ok()
+            .filter(|_| *format == FORMAT)?;
         let message = serde_json::from_slice(&row.message).ok()?;
         Some(Self {
             id,

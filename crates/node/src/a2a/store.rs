@@ -195,7 +195,11 @@ impl Store {
             let tell = move |committed: bool| {
                 let result = result.map_err(|_| NotStored::Disk);
                 // Who asked may be gone.
-                let _ = answer.send(if committed { result } else { Err(NotStored::Disk) });
+                let _ = answer.send(if committed {
+                    result
+                } else {
+                    Err(NotStored::Disk)
+                });
             };
             Done {
                 tell: Box::new(tell),
@@ -222,19 +226,25 @@ impl Drop for Store {
 fn run(db: &Db, queue: &Receiver<Job>) {
     let mut told = Vec::new();
     while let Ok(first) = queue.recv() {
+        let before = db.connection.total_changes();
         let mut ok = db.connection.execute_batch("BEGIN").is_ok();
         for job in std::iter::once(first).chain(queue.try_iter().take(MOST_AT_ONCE)) {
             let Done { tell, ok: done } = job(db);
             ok &= done;
             told.push(tell);
         }
-        crash::point("before-task-commit");
+        let changed = db.connection.total_changes() != before;
+        if changed {
+            crash::point("before-task-commit");
+        }
         let committed = ok && db.connection.execute_batch("COMMIT").is_ok();
         if !committed && !db.connection.is_autocommit() {
             // A rollback that fails leaves nothing committed either.
             let _ = db.connection.execute_batch("ROLLBACK");
         }
-        crash::point("after-task-commit");
+        if changed {
+            crash::point("after-task-commit");
+        }
         for tell in told.drain(..) {
             tell(committed);
         }
@@ -331,11 +341,7 @@ impl Db {
         rows.collect()
     }
 
-    fn unfinished(
-        &self,
-        owners: &[[u8; 16]],
-        now_ms: u64,
-    ) -> Result<Vec<Record>, rusqlite::Error> {
+    fn unfinished(&self, owners: &[[u8; 16]], now_ms: u64) -> Result<Vec<Record>, rusqlite::Error> {
         self.forget_old(now_ms)?;
         let all: Vec<[u8; 16]> = self
             .connection
@@ -464,14 +470,21 @@ fn connect(path: &Path, seal: &Seal, state: &StateDir) -> Result<Connection, Sto
     if found == 0 {
         connection.execute_batch(SCHEMA).map_err(failed)?;
         connection
-            .execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('key_check', ?1)", [check])
+            .execute(
+                "INSERT OR REPLACE INTO meta (name, value) VALUES ('key_check', ?1)",
+                [check],
+            )
             .map_err(failed)?;
         connection
             .pragma_update(None, "user_version", SCHEMA_VERSION)
             .map_err(failed)?;
     }
     let kept: Option<Vec<u8>> = connection
-        .query_row("SELECT value FROM meta WHERE name = 'key_check'", [], |row| row.get(0))
+        .query_row(
+            "SELECT value FROM meta WHERE name = 'key_check'",
+            [],
+            |row| row.get(0),
+        )
         .optional()
         .map_err(failed)?;
     match kept.as_deref() == Some(&check[..]) {
@@ -497,7 +510,9 @@ fn number(ms: u64) -> i64 {
 
 fn size_of_value(value: &[u8]) -> i64 {
     // And what the row and its places in the indexes take.
-    i64::try_from(value.len()).unwrap_or(i64::MAX).saturating_add(256)
+    i64::try_from(value.len())
+        .unwrap_or(i64::MAX)
+        .saturating_add(256)
 }
 
 fn state_number(ending: &Ending) -> i64 {

@@ -169,7 +169,9 @@ impl Tasks {
                     ProblemKind::InvalidParams,
                     "params.pageToken is none that a list here gave",
                 );
-                problem.details.insert("field".into(), "params.pageToken".into());
+                problem
+                    .details
+                    .insert("field".into(), "params.pageToken".into());
                 problem
             })?;
             all.retain(|it| *it < from);
@@ -194,7 +196,11 @@ impl Tasks {
         }
         Ok(TaskList {
             tasks,
-            next: if more { page_token(next) } else { String::new() },
+            next: if more {
+                page_token(next)
+            } else {
+                String::new()
+            },
             page_size: params.page_size,
             total,
         })
@@ -248,12 +254,29 @@ impl Tasks {
                 .store
                 .find(record.owner, record.to.clone(), record.id)
                 .await;
-            record = found.map_err(unstored)?.ok_or_else(Problem::task_not_found)?;
+            record = found
+                .map_err(unstored)?
+                .ok_or_else(Problem::task_not_found)?;
         }
         Ok(Watched {
             record: Arc::new(record),
             live,
         })
+    }
+}
+
+#[cfg(test)]
+impl Tasks {
+    pub(super) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+}
+
+#[cfg(test)]
+impl Watched {
+    pub(super) fn of_live(record: Arc<Record>, live: Arc<Live>) -> Self {
+        let live = Some(live);
+        Self { record, live }
     }
 }
 

@@ -30,7 +30,8 @@ use super::gate::{Caller, Peer};
 use super::listen::{ApiError, Listeners, admin_token};
 use super::observe::Seen;
 use super::refused::Refused;
-use super::{ApiConfig, Counters, NodeView, Shared, admin, messages};
+use super::{ApiConfig, Counters, NodeView, Shared, a2a, admin, messages};
+use crate::a2a::Tasks;
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
@@ -57,6 +58,7 @@ impl Api {
         config: ApiConfig,
         agents: Agents,
         messages: Messages,
+        tasks: Tasks,
         view: Arc<dyn NodeView>,
     ) -> Result<Self, ApiError> {
         let admin_token = admin_token(state)?;
@@ -72,6 +74,7 @@ impl Api {
             state: state.clone(),
             agents,
             messages,
+            tasks,
             view,
             endpoints: listeners.endpoints.clone(),
             admin_token,
@@ -272,6 +275,35 @@ fn router(shared: Arc<Shared>) -> Router {
         )
         .route("/v1/admin/agents/{name}/rotate", post(admin::rotate))
         .route("/v1/admin/kill", post(admin::kill))
+        .route("/a2a", get(a2a::list))
+        .route("/a2a/{gateway}/{agent}", post(a2a::rpc))
+        .route(
+            "/a2a/{gateway}/{agent}/.well-known/agent-card.json",
+            get(a2a::card),
+        )
+        .route(
+            "/a2a/{gateway}/{agent}/.well-known/agent.json",
+            get(a2a::card),
+        )
+        .route(
+            "/a2a/{gateway}/{agent}/extendedAgentCard",
+            get(a2a::extended_card),
+        )
+        .route("/a2a/{gateway}/{agent}/message:send", post(a2a::send))
+        .route("/a2a/{gateway}/{agent}/message:stream", post(a2a::stream))
+        .route("/a2a/{gateway}/{agent}/tasks", get(a2a::tasks))
+        .route(
+            "/a2a/{gateway}/{agent}/tasks/{task}",
+            get(a2a::task).post(a2a::act),
+        )
+        .route(
+            "/a2a/{gateway}/{agent}/tasks/{task}/pushNotificationConfigs",
+            get(a2a::push).post(a2a::push),
+        )
+        .route(
+            "/a2a/{gateway}/{agent}/tasks/{task}/pushNotificationConfigs/{config}",
+            get(a2a::push).delete(a2a::push),
+        )
         .fallback(admin::unknown)
         .method_not_allowed_fallback(admin::wrong_method)
         .layer(DefaultBodyLimit::max(REQUEST_MAX))

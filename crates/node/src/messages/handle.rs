@@ -559,9 +559,7 @@ impl WaitFor {
     /// Whether a state is what was waited for.
     pub(super) fn met_by(self, status: &Status) -> bool {
         match self {
-            Self::Reply | Self::KeptReply => {
-                status.state.is_final() && status.state != State::Done
-            }
+            Self::Reply | Self::KeptReply => status.state.is_final() && status.state != State::Done,
             Self::State(wanted) => status.state >= wanted || status.state.is_final(),
         }
     }

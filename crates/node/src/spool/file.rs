@@ -101,4 +101,3 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
     getrandom::fill(&mut bytes).expect("the kernel's random source does not fail after boot");
     bytes
 }
-
