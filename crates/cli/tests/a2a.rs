@@ -258,6 +258,10 @@ impl Worker {
         let thread = std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 let message: Value = serde_json::from_str(&line).expect("JSON");
+                if message["kind"] != "message" {
+                    // One that was taken back.
+                    continue;
+                }
                 let body = message["body"].as_str().unwrap_or_default().to_owned();
                 told.lock().expect("whole").push(body.clone());
                 answer(&state, &message, body);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::api::Failure;
-use ::api::a2a::{Problem, ProblemKind, TaskState};
-use router::{Delivery, Refusal, State, Status};
+use ::api::a2a::{Content, Part, Problem, ProblemKind, TaskState};
+use router::{Cursor, Delivery, PartEvent, Refusal, State, Status};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -18,6 +18,7 @@ use super::tasks::{Inner, Tasks};
 use crate::api::denied;
 use crate::messages::{Kept, LocalAgent, Messages, Outcome, SendError, WaitFor};
 use crate::state::StateDir;
+use crate::streams::Subscription;
 
 /// The task of the drivers. It ends when the last [`Tasks`] is dropped; what is open goes on at the
 /// next start.
@@ -160,24 +161,28 @@ impl Driver {
     }
 
     async fn drive(&self, accepted: Telling) {
-        if let Some(kept) = self.send(accepted).await {
-            let outcome = self.follow(kept).await;
+        if let Some((kept, stream)) = self.send(accepted).await {
+            let outcome = self.follow(kept, stream).await;
             self.end(outcome).await;
         }
     }
 
-    /// Hands the message to the mesh. `None` where that was all.
-    async fn send(&self, accepted: Telling) -> Option<Kept> {
+    /// Hands the message to the mesh, and says whether parts of the answer come. `None` where that
+    /// was all.
+    async fn send(&self, accepted: Telling) -> Option<(Kept, bool)> {
+        let mut stream = self.record.stream;
         loop {
-            let error = match self
-                .inner
-                .messages
-                .send_kept(&self.agent, self.record.draft())
-                .await
-            {
+            let draft = self.record.draft(stream);
+            let error = match self.inner.messages.send_kept(&self.agent, draft).await {
                 Ok((_, kept)) => {
                     let _ = accepted.send(Ok(self.accepted()));
-                    return Some(kept);
+                    return Some((kept, stream));
+                }
+                // The policy may let it ask without letting it see the answer being made; and before
+                // a restart it may have been so.
+                Err(SendError::Refused(Refusal::Denied(_) | Refusal::Conflict)) if stream => {
+                    stream = false;
+                    continue;
                 }
                 Err(error) => error,
             };
@@ -241,7 +246,7 @@ impl Driver {
     }
 
     /// Waits for its end, and tells of its states on the way.
-    async fn follow(&self, mut kept: Kept) -> Option<Outcome> {
+    async fn follow(&self, mut kept: Kept, stream: bool) -> Option<Outcome> {
         let messages = &self.inner.messages;
         let id = self.record.id;
         let left = self.record.expires_ms().saturating_sub(now_ms());
@@ -256,13 +261,52 @@ impl Driver {
             }
             std::future::pending::<()>().await;
         };
-        tokio::select! {
-            outcome = kept.outcome() => outcome,
-            () = delivered => None,
-            () = tokio::time::sleep_until(until.into()) => {
-                messages.state(&self.agent, id).await.ok().map(Outcome::TimedOut)
+        let mut delivered = std::pin::pin!(delivered);
+        // Without them the answer comes all the same.
+        let mut parts = match stream {
+            true => messages
+                .subscribe(&self.agent, id, Cursor::default())
+                .await
+                .ok(),
+            false => None,
+        };
+        loop {
+            tokio::select! {
+                outcome = kept.outcome() => {
+                    if let (Some(Outcome::Answered(_)), Some(parts)) = (&outcome, &mut parts) {
+                        // The last of them may be on the way, on a stream of their own.
+                        let rest = async { while self.take_part(parts.next().await) {} };
+                        let _ = tokio::time::timeout(LAST_PARTS, rest).await;
+                    }
+                    return outcome;
+                }
+                event = next_part(&mut parts) => {
+                    if !self.take_part(event) {
+                        parts = None;
+                    }
+                }
+                () = &mut delivered => {}
+                () = tokio::time::sleep_until(until.into()) => {
+                    return messages.state(&self.agent, id).await.ok().map(Outcome::TimedOut);
+                }
             }
         }
+    }
+
+    /// More of the answer; false where no more comes.
+    fn take_part(&self, event: Option<PartEvent>) -> bool {
+        match event {
+            // What is no part of the answer itself has no place in A2A.
+            Some(PartEvent::Part { part, .. }) if part.kind.is_none() => {
+                let bytes = part.content.len();
+                self.live.add_part(part_of(part.content.into()), bytes);
+            }
+            Some(PartEvent::Restart { .. }) => self.live.restart(),
+            // What is missing is told with the answer, which then replaces them.
+            Some(PartEvent::Lost { .. } | PartEvent::Part { .. }) => {}
+            Some(PartEvent::End) | None => return false,
+        }
+        true
     }
 
     async fn end(&self, outcome: Option<Outcome>) {
@@ -361,6 +405,20 @@ pub(super) fn unstored(error: NotStored) -> Problem {
     )
 }
 
+async fn next_part(parts: &mut Option<Subscription>) -> Option<PartEvent> {
+    match parts {
+        Some(parts) => parts.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn part_of(bytes: Vec<u8>) -> Part {
+    match String::from_utf8(bytes) {
+        Ok(text) => Part::text(text),
+        Err(error) => Part::of(Content::Raw(error.into_bytes())),
+    }
+}
+
 fn answered(delivery: Delivery) -> Ending {
     Ending {
         state: Ended::Completed,
@@ -416,5 +474,7 @@ const CHANNEL: usize = 256;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long after its time to live the router may still say what became of a message.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long an answer waits for its own last parts.
+const LAST_PARTS: Duration = Duration::from_millis(500);
 /// By then an ack is on disk: it waits 50 ms for company where nobody hurries, 250 at most.
 const ACKED_WITHIN: Duration = Duration::from_secs(1);

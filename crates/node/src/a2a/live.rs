@@ -94,7 +94,6 @@ impl Live {
     }
 
     /// More of the answer has come. The one place where parts enter.
-    #[allow(dead_code, reason = "until the mesh carries streams")]
     pub(crate) fn add_part(&self, part: Part, bytes: usize) {
         self.change(|log| {
             // Beyond that whoever follows waits for the whole answer.
@@ -106,7 +105,6 @@ impl Live {
     }
 
     /// The far agent begins its answer again: what it said is void.
-    #[allow(dead_code, reason = "until the mesh carries streams")]
     pub(crate) fn restart(&self) {
         self.change(|log| {
             log.begun += 1;

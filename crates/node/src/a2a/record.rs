@@ -29,6 +29,8 @@ pub(crate) struct Record {
     pub(crate) context: String,
     /// What was asked, as its sender wrote it.
     pub(crate) message: Message,
+    /// Whether the parts of the answer are wanted as they come, where the policy lets them.
+    pub(crate) stream: bool,
     pub(crate) created_ms: u64,
     /// How it ended.
     pub(crate) ending: Option<Ending>,
@@ -80,19 +82,20 @@ struct Row {
     to: AgentAddress,
     context: String,
     message: Vec<u8>,
+    stream: bool,
     created_ms: u64,
     ending: Option<Ending>,
 }
 
 impl Record {
     /// What is sent for it: the same each time, so that sending again is no second message.
-    pub(crate) fn draft(&self) -> Draft {
+    pub(crate) fn draft(&self, stream: bool) -> Draft {
         let (content_type, body) = body_of(&self.message);
         Draft {
             id: Some(self.id),
             to: self.to.clone(),
             expects_reply: true,
-            stream: false,
+            stream,
             origin: Origin::Unsaid,
             conversation: Some(conversation_of(&self.context)),
             ttl: Some(TTL),
@@ -106,6 +109,7 @@ impl Record {
             to: self.to.clone(),
             context: self.context.clone(),
             message: serde_json::to_vec(&self.message.write(Version::V1)).ok()?,
+            stream: self.stream,
             created_ms: self.created_ms,
             ending: self.ending.clone(),
         };
@@ -126,6 +130,7 @@ impl Record {
             to: row.to,
             context: row.context,
             message: Message::read(&message, Version::V1).ok()?,
+            stream: row.stream,
             created_ms: row.created_ms,
             ending: row.ending,
         })

@@ -61,6 +61,7 @@ impl Tasks {
         agent: &LocalAgent,
         to: &AgentAddress,
         message: Message,
+        stream: bool,
     ) -> Result<Watched, Problem> {
         if let Some(task) = &message.task {
             self.find(agent, to, task).await?;
@@ -87,6 +88,7 @@ impl Tasks {
             to: to.clone(),
             context: message.context.clone().unwrap_or_else(|| id.to_string()),
             message,
+            stream,
             created_ms: now_ms(),
             ending: None,
         };

@@ -144,7 +144,7 @@ async fn a_reply_that_was_stored_and_not_acked_is_taken_and_not_shown_after_a_re
     let store = &node.tasks.store();
     assert_eq!(store.create(record.clone()).await, Ok(Created::New));
     let planner = node.agent("planner").clone();
-    let sent = node.messages.send_kept(&planner, record.draft()).await;
+    let sent = node.messages.send_kept(&planner, record.draft(false)).await;
     let (_, mut kept) = sent.expect("accepted");
     let seen = node.receive("coder", 1).await;
     node.reply("coder", &seen[0], "text/plain", b"4").await;
@@ -178,7 +178,7 @@ async fn a_reply_that_was_not_stored_is_handed_over_again() {
     let created = node.tasks.store().create(record.clone()).await;
     assert_eq!(created, Ok(Created::New));
     let planner = node.agent("planner").clone();
-    let sent = node.messages.send_kept(&planner, record.draft()).await;
+    let sent = node.messages.send_kept(&planner, record.draft(false)).await;
     let (_, mut kept) = sent.expect("accepted");
     let seen = node.receive("coder", 1).await;
     node.reply("coder", &seen[0], "text/plain", b"4").await;
@@ -305,7 +305,7 @@ async fn what_never_was_a_message_is_no_task() {
 
     let agent = node.agent("planner").clone();
     let to: AgentAddress = "coder@gw-z".parse().expect("an address");
-    let sent = node.tasks.send(&agent, &to, said("m-1", "?")).await;
+    let sent = node.tasks.send(&agent, &to, said("m-1", "?"), false).await;
     let problem = sent.expect_err("no such gateway");
     assert_eq!(problem.kind, ProblemKind::InvalidRequest);
     assert_eq!(problem.details["code"], "unknown_gateway");
@@ -608,6 +608,7 @@ impl Node {
         let (messages, ends, plane) = messages::start(MessagesConfig {
             budgets: messages::Budgets::default(),
             node: NODE,
+            streams: crate::streams::Streams::alone(NODE),
             agents: agents.clone(),
             spool: Spool::open(&state, Durability::Full).expect("opens"),
             world: world_out,
@@ -652,7 +653,7 @@ impl Node {
         message: Message,
     ) -> Result<Watched, ::api::a2a::Problem> {
         self.tasks
-            .send(self.agent(from), &to(to_agent), message)
+            .send(self.agent(from), &to(to_agent), message, false)
             .await
     }
 
@@ -780,6 +781,7 @@ fn plain_record(message: &str) -> Record {
         to: to("coder"),
         context: "c".into(),
         message: said(message, "?"),
+        stream: false,
         created_ms: now(),
         ending: None,
     }

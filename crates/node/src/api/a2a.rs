@@ -255,7 +255,7 @@ impl Shared {
                     at_once,
                     history,
                 } = *params;
-                let mut task = tasks.send(agent, to, message).await?;
+                let mut task = tasks.send(agent, to, message, false).await?;
                 if !at_once {
                     task = self.ended(task).await?;
                 }
@@ -265,7 +265,7 @@ impl Shared {
             }
             Call::Stream(params) => {
                 let history = params.history;
-                let task = tasks.send(agent, to, params.message).await?;
+                let task = tasks.send(agent, to, params.message, true).await?;
                 return Ok(Answered::Stream(task.follow(history)));
             }
             Call::Get { id, history } => {

@@ -255,16 +255,21 @@ fn is_bare_task_verb<B>(request: &Request<B>) -> bool {
         && length.is_none_or(|length| length == "0")
 }
 
-/// `application/json` or what A2A calls it, with or without parameters.
+/// `application/json`, what A2A calls it, or a line of it after the other, with or without
+/// parameters. A page's form can send none of them.
 fn is_json(headers: &HeaderMap) -> bool {
     let value = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     let essence = value.map(|value| value.split(';').next().unwrap_or_default().trim());
     essence.is_some_and(|essence| {
-        ["application/json", "application/a2a+json"]
-            .iter()
-            .any(|json| essence.eq_ignore_ascii_case(json))
+        [
+            "application/json",
+            "application/a2a+json",
+            "application/x-ndjson",
+        ]
+        .iter()
+        .any(|json| essence.eq_ignore_ascii_case(json))
     })
 }
 
