@@ -314,7 +314,7 @@ impl Drop for Worker {
 const POLICY: &str = r#"{
   "tagOwners": {"tag:gateway": ["ana@example.com"]},
   "grants": [
-    {"src": ["agent:planner@tag:gateway", "agent:tester@tag:gateway"], "dst": ["agent:coder@tag:gateway"], "msg": ["request"]},
+    {"src": ["agent:planner@tag:gateway", "agent:tester@tag:gateway"], "dst": ["agent:coder@tag:gateway", "agent:ghost@tag:gateway"], "msg": ["request"]},
   ],
 }
 "#;

@@ -54,7 +54,7 @@ pub trait NodeView: Send + Sync + 'static {
     fn policy(&self) -> Option<Policy>;
     /// The agents that this agent may reach, or every known one where the admin asks.
     fn directory(&self, asker: Option<&AgentName>) -> Later<'_, Vec<AgentEntry>>;
-    /// Whether an agent of this gateway may reach that agent, as far as is known here. The error
+    /// Whether an agent of this gateway may ask that agent, as far as is known here. The error
     /// says `denied`, `unknown_gateway` or `unknown_agent`.
     fn reach(&self, to: AgentAddress, asker: AgentName) -> Later<'_, Result<(), Failure>>;
     /// One probe. The error says `denied`, `unknown_gateway` or `unknown_agent`; a lost probe is

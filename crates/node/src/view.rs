@@ -76,6 +76,16 @@ impl NodeView for View {
         Box::pin(async move {
             let world = self.world.borrow().clone();
             let peer = gateway_named(&world, &to.node)?;
+            let verdict = world.authorize(&MessageRequest {
+                src: (world.node, &asker),
+                dst: (peer, &to.agent),
+                verb: Verb::Request,
+                at: now(),
+                bytes: None,
+            });
+            if let Verdict::Denied(denial) = verdict {
+                return Err(failure_of(&denial));
+            }
             self.check_agent(&world, peer, &to, Some(asker)).await
         })
     }
@@ -311,11 +321,7 @@ impl View {
             })
         });
         if let [Verdict::Denied(denial), Verdict::Denied(_)] = verdicts {
-            let code = match denial.code {
-                BLOCKED | CUT_OFF => BLOCKED,
-                _ => "denied",
-            };
-            return Err(denied(code, &denial));
+            return Err(failure_of(&denial));
         }
         let there = if peer == world.node {
             Some(self.agents.named(&to.agent).is_some())
@@ -456,6 +462,14 @@ impl View {
         }
         text
     }
+}
+
+fn failure_of(denial: &policy::Denial) -> Failure {
+    let code = match denial.code {
+        BLOCKED | CUT_OFF => BLOCKED,
+        _ => "denied",
+    };
+    denied(code, denial)
 }
 
 /// The gateway of that name, or why there is none.

@@ -248,7 +248,7 @@ async def bad_input():
         # No such gateway, no such agent: neither has a card.
         for url, code in [
             (f"{API}/a2a/gw-z/{AGENT}", "unknown_gateway"),
-            (f"{API}/a2a/{GATEWAY}/nobody", "unknown_agent"),
+            (f"{API}/a2a/{GATEWAY}/ghost", "unknown_agent"),
             (f"{API}/a2a/{GATEWAY}/NO", "unknown_agent"),
         ]:
             answer = await wire.get(f"{url}/.well-known/agent-card.json")
@@ -258,6 +258,13 @@ async def bad_input():
         for url in [f"{API}/a2a/gw-z/{AGENT}", f"{API}/a2a/{GATEWAY}/NO"]:
             answer = await rpc(call("SendMessage", message=asked), url=url)
             assert answer["error"]["code"] == -32600, answer
+        # Its gateway alone knows that there is no such agent.
+        asked = {**asked, "messageId": str(uuid.uuid4())}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": asked}}
+        answer = await wire.post(f"{API}/a2a/{GATEWAY}/ghost", json=call)
+        status = answer.json()["result"]["task"]["status"]
+        assert status["state"] == "TASK_STATE_FAILED", answer.text
+        assert status["message"]["parts"][1]["data"]["code"] == "unknown_agent", answer.text
         answer = await wire.get(f"{URL}/.well-known/agent.json")
         assert answer.json()["url"] == URL and answer.json()["protocolVersion"] == "0.3.0"
 

@@ -163,6 +163,7 @@ fn json(text: &str) -> Value {
 }
 
 /// The binary that is tested.
+#[allow(dead_code, reason = "each test takes what it needs")]
 pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_crabmesh"))
 }

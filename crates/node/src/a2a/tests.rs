@@ -24,6 +24,7 @@ use crate::world::{World, WorldMember, WorldPolicy};
 
 const POLICY: &str = r#"{"grants": [
     {"src": ["agent:planner@*"], "dst": ["agent:coder@*", "agent:tester@*"], "msg": ["send", "request"]},
+    {"src": ["agent:planner@*"], "dst": ["agent:coder@*"], "msg": ["stream"]},
     {"src": ["agent:tester@*"], "dst": ["agent:coder@*"], "msg": ["request"]},
 ]}"#;
 
@@ -73,6 +74,54 @@ async fn a_message_is_a_task_and_its_answer_comes_as_the_artifact() {
         0,
         "the answer is the task's"
     );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_made_in_parts_is_told_in_parts_where_the_policy_lets_it() {
+    let node = Node::start(home()).await;
+    for (to_agent, in_parts) in [("coder", true), ("tester", false)] {
+        let agent = node.agent("planner");
+        let endpoint = to(to_agent);
+        let sent = node.tasks.send(agent, &endpoint, said("m-1", "?"), true);
+        let mut told = sent.await.expect("a task").follow(None);
+        let seen = node.receive(to_agent, 1).await;
+        assert_eq!(seen[0].stream, in_parts);
+        if in_parts {
+            let publisher = node
+                .messages
+                .publisher(node.agent(to_agent), seen[0].id, None);
+            let publisher = publisher.await.expect("parts are wanted");
+            for (seq, text) in [(1, "to"), (2, "ken"), (3, "s")] {
+                let content = Bytes::copy_from_slice(text.as_bytes());
+                publisher.push(seq, None, content).await.expect("room");
+            }
+        }
+        node.reply(to_agent, &seen[0], "text/plain", b"tokens")
+            .await;
+        let mut text = String::new();
+        let mut whole = 0;
+        for event in all_until(&mut told, |_| false).await {
+            if let Event::Artifact {
+                artifact, append, ..
+            } = event
+            {
+                if !append {
+                    (text, whole) = (String::new(), whole + 1);
+                }
+                for part in artifact.parts {
+                    let Content::Text(more) = part.content else {
+                        panic!("{part:?}");
+                    };
+                    text.push_str(&more);
+                }
+            }
+        }
+        assert_eq!((text.as_str(), whole), ("tokens", 1), "{to_agent}");
+        // A restart leaves it as it was accepted, whatever the policy says by now.
+        let again = node.tasks.send(agent, &endpoint, said("m-1", "?"), true);
+        assert!(again.await.expect("the same").is_over());
+    }
     node.stop().await;
 }
 
