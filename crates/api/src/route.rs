@@ -35,7 +35,7 @@ pub enum Access {
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::new(Verb::Post, "/v1/send", Access::Agent),
         Self::new(Verb::Post, "/v1/ask", Access::Agent),
         Self::new(Verb::Get, "/v1/messages", Access::Agent),
@@ -62,6 +62,7 @@ impl Route {
         Self::new(Verb::Get, "/v1/admin/agents/{name}", Access::Admin),
         Self::new(Verb::Delete, "/v1/admin/agents/{name}", Access::Admin),
         Self::new(Verb::Post, "/v1/admin/agents/{name}/rotate", Access::Admin),
+        Self::new(Verb::Post, "/v1/admin/agents/{name}/worker", Access::Admin),
         Self::new(Verb::Post, "/v1/admin/kill", Access::Admin),
         Self::new(Verb::Get, "/a2a", Access::Agent),
         Self::new(Verb::Post, "/a2a/{gateway}/{agent}", Access::Agent),

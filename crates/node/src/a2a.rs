@@ -11,6 +11,7 @@
 //! acked: a crash in between hands it over again. A task is its agent's alone, and only at the endpoint
 //! that it was made at. What is known of A2A's JSON is in `api::a2a`.
 
+mod client;
 mod keeper;
 mod live;
 mod record;

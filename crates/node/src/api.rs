@@ -39,8 +39,10 @@ use crate::a2a::Tasks;
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
+use crate::workers::Workers;
 
 pub use listen::ApiError;
+pub(crate) use messages::failure;
 pub(crate) use refused::denied;
 pub use serve::Api;
 
@@ -127,6 +129,7 @@ struct Shared {
     config: ApiConfig,
     state: StateDir,
     agents: Agents,
+    workers: Workers,
     messages: Messages,
     tasks: Tasks,
     view: Arc<dyn NodeView>,

@@ -340,6 +340,7 @@ impl Shared {
             stream,
             conversation,
             cause,
+            ..
         } = delivery;
         let (body, body_base64) = Body::from_bytes(body.into()).into_fields();
         let reply_expected = kind == DeliveryKind::Request;
@@ -476,7 +477,7 @@ pub(super) fn state(state: router::State) -> State {
     }
 }
 
-pub(super) fn failure(failure: router::Failure) -> api::Failure {
+pub(crate) fn failure(failure: router::Failure) -> api::Failure {
     api::Failure {
         code: failure.code.into(),
         reason: failure.reason.into(),

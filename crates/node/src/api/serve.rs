@@ -35,6 +35,7 @@ use crate::a2a::Tasks;
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
+use crate::workers::Workers;
 
 /// The local API, bound and not yet serving.
 pub struct Api {
@@ -57,6 +58,7 @@ impl Api {
         state: &StateDir,
         config: ApiConfig,
         agents: Agents,
+        workers: Workers,
         messages: Messages,
         tasks: Tasks,
         view: Arc<dyn NodeView>,
@@ -73,6 +75,7 @@ impl Api {
             config,
             state: state.clone(),
             agents,
+            workers,
             messages,
             tasks,
             view,
@@ -278,6 +281,7 @@ fn router(shared: Arc<Shared>) -> Router {
             get(admin::show).delete(admin::remove),
         )
         .route("/v1/admin/agents/{name}/rotate", post(admin::rotate))
+        .route("/v1/admin/agents/{name}/worker", post(admin::attach))
         .route("/v1/admin/kill", post(admin::kill))
         .route("/a2a", get(a2a::list))
         .route("/a2a/{gateway}/{agent}", post(a2a::rpc))

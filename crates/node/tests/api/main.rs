@@ -3,6 +3,7 @@
 
 mod parts;
 mod place;
+mod workers;
 
 use api::{Access, Route};
 use node::api::ApiConfig;

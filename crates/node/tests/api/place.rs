@@ -19,6 +19,7 @@ use node::api::{Api, ApiConfig, Later, NodeView, PingTarget};
 use node::messages::{MessagesConfig, MessagesEnds};
 use node::spool::{Durability, Spool};
 use node::state::StateDir;
+use node::workers::Supervisor;
 use node::world::{World, WorldMember, WorldPolicy};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -102,7 +103,10 @@ impl Place {
         let (tasks, keeper) = node::a2a::start(&state, messages.clone()).expect("tasks");
         let taken_up = keeper.resume(&locals).await;
         tokio::spawn(keeper.run(taken_up));
-        let api = Api::bind(&state, config, agents, messages, tasks, Arc::new(Played))
+        let supervisor = Supervisor::new(agents.clone(), messages.clone(), || None);
+        let workers = supervisor.workers();
+        tokio::spawn(supervisor.run(std::future::pending()));
+        let api = Api::bind(&state, config, agents, workers, messages, tasks, Arc::new(Played))
             .await
             .expect("bound");
         let endpoints = api.endpoints().clone();
