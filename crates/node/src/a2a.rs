@@ -11,7 +11,7 @@
 //! acked: a crash in between hands it over again. A task is its agent's alone, and only at the endpoint
 //! that it was made at. What is known of A2A's JSON is in `api::a2a`.
 
-mod client;
+pub(crate) mod client;
 mod keeper;
 mod live;
 mod record;
@@ -24,5 +24,5 @@ mod tests;
 
 pub use keeper::{Keeper, start};
 pub use store::{DATABASE, KEY, StoreError};
-pub use tasks::Tasks;
+pub use tasks::{Posted, Tasks};
 pub(crate) use tasks::{Told, Watched};

@@ -239,6 +239,7 @@ pub async fn run(
     // Before any agent may ask for its inbox, where the reply to a task may wait.
     let (a2a_tasks, keeper) = a2a::start(&state, messages.clone())?;
     let locals: Vec<_> = agents.list().iter().map(|it| it.local.clone()).collect();
+    let posted = a2a_tasks.posted();
     let drivers = keeper.resume(&locals).await;
     let keeper = tokio::spawn(keeper.run(drivers));
 
@@ -263,6 +264,7 @@ pub async fn run(
         let _ = api_ends.await;
     }));
     let (end_workers, workers_end) = oneshot::channel::<()>();
+    let supervisor = supervisor.remembering(posted);
     let supervisor = tokio::spawn(supervisor.run(async {
         let _ = workers_end.await;
     }));

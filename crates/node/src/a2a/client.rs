@@ -15,6 +15,7 @@ use std::time::Duration;
 use ::api::a2a::{Event, Message, Part, ProblemKind, Task, TaskState, VERSION_HEADER, Version};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client as Http, StatusCode, Url};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -53,13 +54,22 @@ pub(crate) enum ClientError {
     Refused(String),
 }
 
-/// How far a message came before: what an attempt leaves for the next.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What is kept of a message that was posted, or is about to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Trace {
-    /// It was posted, and nobody said no.
-    pub(crate) posted: bool,
-    /// The task that it became.
+    /// The task that it became, where that is known.
     pub(crate) task: Option<String>,
+    /// The answer, where it came without a task: its content type and its body.
+    pub(crate) answer: Option<(String, Vec<u8>)>,
+}
+
+/// What a server knows of a message.
+enum Found {
+    Task(String),
+    /// It lists its tasks, and this is none of them.
+    Nothing,
+    /// It does not list them.
+    Unknown,
 }
 
 impl Client {
@@ -72,34 +82,6 @@ impl Client {
         }
     }
 
-    /// Sends a message, unless that was done, and waits until its task has ended. `trace` says after
-    /// each step how far it came; the message must have a thread of talk of its own.
-    pub(crate) async fn ask(
-        &self,
-        message: &Message,
-        trace: &mut Trace,
-        until: Instant,
-    ) -> Result<Came, ClientError> {
-        if !trace.posted {
-            match self.send(message, trace).await {
-                Ok(Event::Task(task)) => {
-                    trace.task = Some(task.id.clone());
-                    if let Some(came) = came_of(task) {
-                        return Ok(came);
-                    }
-                }
-                Ok(Event::Message(answer)) => {
-                    return Ok(Came::Parts(answer.parts, answer.metadata));
-                }
-                Ok(_) => return Err(unknown("it answered with neither a task nor a message")),
-                // It may have it all the same.
-                Err(ClientError::Unknown(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.poll(message, trace, until).await
-    }
-
     /// Takes a task back, as far as the server lets it.
     pub(crate) async fn cancel(&self, task: &str) {
         let params = json!({"id": task});
@@ -108,7 +90,8 @@ impl Client {
         let _ = self.call(method, params, SHORT).await;
     }
 
-    async fn send(&self, message: &Message, trace: &mut Trace) -> Result<Event, ClientError> {
+    /// Posts a message, once: what a server makes of it is told at once.
+    pub(crate) async fn send(&self, message: &Message) -> Result<Event, ClientError> {
         for version in [Version::V1, Version::V03] {
             if version == Version::V1 && self.old.load(Ordering::Relaxed) {
                 continue;
@@ -121,7 +104,6 @@ impl Client {
                 "message": message.write(version),
                 "configuration": configuration,
             });
-            trace.posted = true;
             match self.call((method, version), params, SENDS_WITHIN).await {
                 Ok(result) => {
                     return Event::read(&result, version)
@@ -131,46 +113,50 @@ impl Client {
                     self.old.store(true, Ordering::Relaxed);
                 }
                 Err(Fault::Rpc(code)) => {
-                    trace.posted = false;
-                    return Err(ClientError::Refused(format!("it refused: A2A error {code}")));
+                    return Err(ClientError::Refused(format!(
+                        "it refused: A2A error {code}"
+                    )));
                 }
-                Err(Fault::Client(error)) => {
-                    trace.posted = matches!(error, ClientError::Unknown(_));
-                    return Err(error);
-                }
+                Err(Fault::Client(error)) => return Err(error),
             }
         }
-        trace.posted = false;
-        Err(ClientError::Refused("it speaks neither A2A 1.0 nor 0.3".into()))
+        let why = "it speaks neither A2A 1.0 nor 0.3";
+        Err(ClientError::Refused(why.into()))
     }
 
-    /// Asks for the task until it has ended.
-    async fn poll(
+    /// Asks for the task of a message that was posted, until it has ended. `Ok(None)`: the server
+    /// says that it never had the message.
+    pub(crate) async fn poll(
         &self,
         message: &Message,
         trace: &mut Trace,
         until: Instant,
-    ) -> Result<Came, ClientError> {
+    ) -> Result<Option<Came>, ClientError> {
         let mut pause = FIRST_PAUSE;
-        let mut last = None;
+        let (mut last, mut absent) = (None, 0);
         while Instant::now() + pause < until {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE);
-            if trace.task.is_none() {
-                trace.task = self.find(message).await.unwrap_or_default();
-            }
             let Some(task) = trace.task.clone() else {
-                last = Some("its answer was lost, and it does not list the task");
+                match self.find(message).await {
+                    Found::Task(task) => trace.task = Some(task),
+                    // It may just be at it.
+                    Found::Nothing if absent < ABSENT => absent += 1,
+                    Found::Nothing => return Ok(None),
+                    Found::Unknown => {
+                        last = Some("its answer was lost, and it does not list the task");
+                    }
+                }
                 continue;
             };
             match self.get(&task).await {
                 Ok(task) => match came_of(task) {
-                    Some(came) => return Ok(came),
+                    Some(came) => return Ok(Some(came)),
                     None => last = None,
                 },
                 Err(Fault::Rpc(code)) if kind_of(code) == Some(ProblemKind::TaskNotFound) => {
                     // It restarted, as many do with their tasks in memory.
-                    return Ok(Came::Failed("it does not know the task any longer"));
+                    return Ok(Some(Came::Failed("it does not know the task any longer")));
                 }
                 Err(_) => last = Some("it does not answer for the task"),
             }
@@ -182,22 +168,39 @@ impl Client {
         let params = json!({"id": task, "historyLength": 0});
         let method = self.method("GetTask", "tasks/get");
         let result = self.call(method, params, SHORT).await?;
-        Task::read(&result, method.1)
-            .map_err(|_| Fault::Client(unknown("its task makes no sense")))
+        Task::read(&result, method.1).map_err(|_| Fault::Client(unknown("its task makes no sense")))
     }
 
-    /// The task of a message whose answer was lost: the only one of its thread of talk.
-    async fn find(&self, message: &Message) -> Option<Option<String>> {
-        let context = message.context.as_ref()?;
-        let params = json!({"contextId": context, "pageSize": 2});
+    /// The task of a message whose answer was lost: by the message in its history.
+    async fn find(&self, message: &Message) -> Found {
+        let Some(context) = &message.context else {
+            return Found::Unknown;
+        };
+        let params = json!({"contextId": context, "pageSize": 100, "historyLength": 10});
         let result = self.call(("ListTasks", Version::V1), params, SHORT).await;
-        let result = result.ok()?;
-        let tasks = result.get("tasks")?.as_array()?;
-        let ids = tasks.iter().filter(|task| task["contextId"] == context.as_str());
-        let mut ids = ids.filter_map(|task| task["id"].as_str());
-        match (ids.next(), ids.next()) {
-            (Some(id), None) => Some(Some(id.to_owned())),
-            _ => None,
+        let Ok(result) = result else {
+            return Found::Unknown;
+        };
+        let Some(tasks) = result.get("tasks").and_then(Value::as_array) else {
+            return Found::Unknown;
+        };
+        let mut silent = false;
+        for task in tasks {
+            match task["history"].as_array() {
+                Some(history) if history.iter().any(|it| it["messageId"] == *message.id) => {
+                    return match task["id"].as_str() {
+                        Some(id) => Found::Task(id.to_owned()),
+                        None => Found::Unknown,
+                    };
+                }
+                Some(history) => silent |= history.is_empty(),
+                None => silent = true,
+            }
+        }
+        // One of them that does not say what it is about may be it.
+        match silent {
+            true => Found::Unknown,
+            false => Found::Nothing,
         }
     }
 
@@ -263,7 +266,7 @@ impl From<ClientError> for Fault {
 }
 
 /// What came of a task that has ended, or that goes no further.
-fn came_of(task: Task) -> Option<Came> {
+pub(crate) fn came_of(task: Task) -> Option<Came> {
     Some(match task.status.state {
         TaskState::Completed => {
             let mut artifacts = task.artifacts.into_iter();
@@ -351,6 +354,8 @@ fn unknown(why: &str) -> ClientError {
 /// A server answers at once that it took a message.
 const SENDS_WITHIN: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_secs(10);
+/// So many times a server says that it has no such task before it is believed.
+const ABSENT: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Below what a rate limit of 30 in a minute allows, as OpenClaw has it.
 const PAUSE: Duration = Duration::from_secs(3);

@@ -48,7 +48,7 @@ type Telling = oneshot::Sender<Result<Accepted, Problem>>;
 
 /// Opens the tasks of a state directory. The keeper is to be resumed and run.
 pub fn start(state: &StateDir, messages: Messages) -> Result<(Tasks, Keeper), StoreError> {
-    let inner = Arc::new(Inner::new(Store::open(state)?, messages));
+    let inner = Arc::new(Inner::new(Arc::new(Store::open(state)?), messages));
     let (sender, drives) = mpsc::channel(CHANNEL);
     let tasks = Tasks::new(inner.clone(), sender);
     Ok((tasks, Keeper { inner, drives }))

@@ -180,6 +180,47 @@ impl Store {
         self.call(move |db| db.unfinished(&owners, now_ms)).await
     }
 
+    /// What is kept of a message that was posted to an A2A server.
+    pub(crate) async fn posted(&self, id: MessageId) -> Result<Option<Vec<u8>>, NotStored> {
+        self.call(move |db| {
+            let sql = "SELECT value FROM posted WHERE id = ?1";
+            let sealed: Option<Vec<u8>> = db
+                .connection
+                .prepare_cached(sql)?
+                .query_row([bytes(&id)], |row| row.get(0))
+                .optional()?;
+            let open = |sealed: Vec<u8>| {
+                let opened = db.seal.open(&bytes(&id), &sealed);
+                opened.map_err(|_| rusqlite::Error::InvalidQuery)
+            };
+            sealed.map(open).transpose()
+        })
+        .await
+    }
+
+    /// Keeps that; a message that is as old as can be is forgotten.
+    pub(crate) async fn note_posted(
+        &self,
+        id: MessageId,
+        value: Option<Vec<u8>>,
+        now_ms: u64,
+    ) -> Result<(), NotStored> {
+        self.call(move |db| {
+            let old = number(now_ms.saturating_sub(POSTED_MS));
+            db.connection
+                .prepare_cached("DELETE FROM posted WHERE at < ?1 OR id = ?2")?
+                .execute(params![old, bytes(&id)])?;
+            let Some(value) = value else { return Ok(()) };
+            let sealed = db.seal.seal(&bytes(&id), value);
+            let sealed = sealed.map_err(|_| rusqlite::Error::InvalidQuery)?;
+            db.connection
+                .prepare_cached("INSERT INTO posted (id, at, value) VALUES (?1, ?2, ?3)")?
+                .execute(params![bytes(&id), number(now_ms), sealed])
+                .map(drop)
+        })
+        .await
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         act: impl FnOnce(&Db) -> Result<T, rusqlite::Error> + Send + 'static,
@@ -578,8 +619,12 @@ CREATE TABLE IF NOT EXISTS tasks (
     id BLOB NOT NULL UNIQUE, owner BLOB NOT NULL, endpoint BLOB NOT NULL, message BLOB NOT NULL,
     context BLOB NOT NULL, state INTEGER NOT NULL, settled INTEGER NOT NULL, updated INTEGER NOT NULL,
     bytes INTEGER NOT NULL, value BLOB NOT NULL, UNIQUE (owner, endpoint, message));
+CREATE TABLE IF NOT EXISTS posted (id BLOB NOT NULL PRIMARY KEY, at INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS posted_by_age ON posted (at);
 CREATE INDEX IF NOT EXISTS tasks_by_age ON tasks (owner, updated);
 CREATE INDEX IF NOT EXISTS tasks_open ON tasks (id) WHERE state = 0 OR settled = 0;";
 const SCHEMA_VERSION: i64 = 1;
+/// No message comes again after its longest time to live, and a day.
+const POSTED_MS: u64 = KEPT_MS + 24 * 3600 * 1000;
 /// Calls in one commit.
 const MOST_AT_ONCE: usize = 256;

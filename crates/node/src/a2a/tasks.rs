@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use wire::MessageId;
 use wire::message::MAX_BODY;
 
+use super::client::Trace;
 use super::keeper::{Accepted, Drive, now_ms, unstored};
 use super::live::{End, Follower, Live, News};
 use super::record::{Ended, Record};
@@ -26,9 +27,13 @@ pub struct Tasks {
     drives: mpsc::Sender<Drive>,
 }
 
+/// What the node, as a client of A2A servers, remembers across a restart: see [`Trace`].
+#[derive(Clone, Debug)]
+pub struct Posted(Arc<Store>);
+
 /// What the handle and the drivers share.
 pub(super) struct Inner {
-    pub(super) store: Store,
+    pub(super) store: Arc<Store>,
     pub(super) messages: Messages,
     live: Mutex<BTreeMap<MessageId, Arc<Live>>>,
 }
@@ -124,6 +129,11 @@ impl Tasks {
             return Err(Problem::of_failure(ProblemKind::InvalidParams, &failure));
         }
         self.watched(known).await
+    }
+
+    /// What the workers keep of what they posted.
+    pub fn posted(&self) -> Posted {
+        Posted(self.inner.store.clone())
     }
 
     /// A task of an agent at an endpoint, by what the caller takes for its id.
@@ -275,10 +285,34 @@ impl Tasks {
 }
 
 #[cfg(test)]
+impl Posted {
+    pub(crate) fn of_dir(state: &crate::state::StateDir) -> Self {
+        Self(Arc::new(Store::open(state).expect("opens")))
+    }
+}
+
+#[cfg(test)]
 impl Watched {
     pub(super) fn of_live(record: Arc<Record>, live: Arc<Live>) -> Self {
         let live = Some(live);
         Self { record, live }
+    }
+}
+
+impl Posted {
+    /// What is known of a message; `None` where it was never posted.
+    pub(crate) async fn trace(&self, id: MessageId) -> Result<Option<Trace>, NotStored> {
+        let kept = self.0.posted(id).await?;
+        kept.map(|kept| postcard::from_bytes(&kept).map_err(|_| NotStored::Disk))
+            .transpose()
+    }
+
+    /// Keeps what is known of a message, or forgets that it was to be posted. Resolves when that is
+    /// on disk.
+    pub(crate) async fn note(&self, id: MessageId, trace: Option<&Trace>) -> Result<(), NotStored> {
+        let kept = trace.map(postcard::to_allocvec).transpose();
+        let kept = kept.map_err(|_| NotStored::Disk)?;
+        self.0.note_posted(id, kept, now_ms()).await
     }
 }
 
@@ -404,7 +438,7 @@ impl Told {
 }
 
 impl Inner {
-    pub(super) fn new(store: Store, messages: Messages) -> Self {
+    pub(super) fn new(store: Arc<Store>, messages: Messages) -> Self {
         Self {
             store,
             messages,

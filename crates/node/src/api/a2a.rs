@@ -13,7 +13,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequestParts, Path, State as Shares};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
@@ -111,10 +111,8 @@ pub(super) async fn rpc(
     let body = match body {
         Ok(body) => body,
         Err(rejection) => {
-            return answer(
-                StatusCode::OK,
-                &wrap(&Value::Null, Err(&unread(&rejection))),
-            );
+            let problem = wrap(&Value::Null, Err(&unread(&rejection)));
+            return closing(answer(StatusCode::OK, &problem));
         }
     };
     let read = read(&body, asked.version.clone());
@@ -140,7 +138,9 @@ pub(super) async fn send(
     asked: Asked,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    http(shares, asked, read_body(body).map(Call::Send)).await
+    let left = body.is_err();
+    let answered = http(shares, asked, read_body(body).map(Call::Send)).await;
+    if left { closing(answered) } else { answered }
 }
 
 /// `POST …/message:stream`.
@@ -149,7 +149,9 @@ pub(super) async fn stream(
     asked: Asked,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    http(shares, asked, read_body(body).map(Call::Stream)).await
+    let left = body.is_err();
+    let answered = http(shares, asked, read_body(body).map(Call::Stream)).await;
+    if left { closing(answered) } else { answered }
 }
 
 /// `GET …/tasks`.
@@ -390,6 +392,13 @@ fn endpoint(names: &[&str]) -> Result<AgentAddress, Problem> {
 
 fn read_body(body: Result<Bytes, BytesRejection>) -> Result<Box<SendParams>, Problem> {
     read_send(&body.map_err(|rejection| unread(&rejection))?)
+}
+
+/// The rest of the body is still on the way: nothing else can come on this connection.
+fn closing(mut response: Response) -> Response {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
 }
 
 fn unread(rejection: &BytesRejection) -> Problem {

@@ -106,9 +106,17 @@ impl Place {
         let supervisor = Supervisor::new(agents.clone(), messages.clone(), || None);
         let workers = supervisor.workers();
         tokio::spawn(supervisor.run(std::future::pending()));
-        let api = Api::bind(&state, config, agents, workers, messages, tasks, Arc::new(Played))
-            .await
-            .expect("bound");
+        let api = Api::bind(
+            &state,
+            config,
+            agents,
+            workers,
+            messages,
+            tasks,
+            Arc::new(Played),
+        )
+        .await
+        .expect("bound");
         let endpoints = api.endpoints().clone();
         let (stop, stopped) = oneshot::channel();
         tokio::spawn(api.run(async {
