@@ -22,7 +22,7 @@ pub(super) struct NotSealed;
 impl Seal {
     pub(super) fn new(key: Zeroizing<[u8; 32]>) -> Self {
         let mut names = Zeroizing::new([0; 32]);
-        expand(&key, &[], b"crabmesh task names v1", &mut *names);
+        expand(&key, &[], b"crabmesh task names v1", &mut names);
         Self {
             names: hmac::Key::new(hmac::HMAC_SHA256, &*names),
             key,
@@ -65,7 +65,7 @@ impl Seal {
 
     fn key_of(&self, salt: &[u8; SALT]) -> Result<LessSafeKey, NotSealed> {
         let mut key = Zeroizing::new([0; 32]);
-        expand(&self.key, salt, b"crabmesh task v1", &mut *key);
+        expand(&self.key, salt, b"crabmesh task v1", &mut key);
         let key = UnboundKey::new(&AES_256_GCM, &*key).map_err(|_| NotSealed)?;
         Ok(LessSafeKey::new(key))
     }

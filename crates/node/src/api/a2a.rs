@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Failure;
 use api::a2a::{
     Call, Card, Event as Told, Problem, ProblemKind, SendParams, Skill, VERSION_HEADER, Version,
     read, read_list, read_send, wrap,
 };
-use api::{AgentEntry, Failure};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequestParts, Path, State as Shares};
@@ -124,7 +124,7 @@ pub(super) async fn rpc(
     };
     match done.await {
         Ok(Answered::Value(value)) => answer(StatusCode::OK, &wrap(&id, Ok(value))),
-        Ok(Answered::Stream(told)) => shared.events(told, move |told| match told {
+        Ok(Answered::Stream(told)) => shared.events(*told, move |told| match told {
             Ok(told) => wrap(&id, Ok(told.write(version))),
             Err(problem) => wrap(&id, Err(&problem)),
         }),
@@ -207,7 +207,7 @@ pub(super) async fn extended_card(shares: Shares<Arc<Shared>>, asked: Asked) -> 
 /// What a call comes to.
 enum Answered {
     Value(Value),
-    Stream(crate::a2a::Told),
+    Stream(Box<crate::a2a::Told>),
 }
 
 async fn http(
@@ -228,7 +228,7 @@ async fn http(
     };
     match done.await {
         Ok(Answered::Value(value)) => answer(StatusCode::OK, &value),
-        Ok(Answered::Stream(told)) => shared.events(told, |told| match told {
+        Ok(Answered::Stream(told)) => shared.events(*told, |told| match told {
             Ok(told) => told.write(Version::V1),
             Err(problem) => problem.http(),
         }),
@@ -268,7 +268,7 @@ impl Shared {
             Call::Stream(params) => {
                 let history = params.history;
                 let task = tasks.send(agent, to, params.message, true).await?;
-                return Ok(Answered::Stream(task.follow(history)));
+                return Ok(Answered::Stream(Box::new(task.follow(history))));
             }
             Call::Get { id, history } => {
                 let task = tasks.find(agent, to, &id).await?;
@@ -288,7 +288,7 @@ impl Shared {
                         "the task has ended, and nothing more is told of it; hint: GetTask",
                     ));
                 }
-                return Ok(Answered::Stream(task.follow(None)));
+                return Ok(Answered::Stream(Box::new(task.follow(None))));
             }
             Call::Push => return Err(Problem::no_push()),
             Call::Card => {
@@ -342,10 +342,7 @@ impl Shared {
 
     async fn card_of(&self, asked: &Asked, to: &AgentAddress) -> Result<Card, Failure> {
         let asker = asked.agent.local.name.clone();
-        self.view.reach(to.clone(), asker.clone()).await?;
-        let known = self.view.directory(Some(&asker)).await;
-        let known: Option<AgentEntry> = known.into_iter().find(|entry| entry.address == *to);
-        let _ = known;
+        self.view.reach(to.clone(), asker).await?;
         Ok(Card {
             name: to.to_string(),
             description: format!(
