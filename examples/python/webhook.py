@@ -48,6 +48,7 @@ def work(sender, text):
 
 class Receiver(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # Else each answer waits for an acknowledgement of its head.
 
     def do_POST(self):
         length = int(self.headers.get("content-length", "0"))

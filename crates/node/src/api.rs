@@ -4,7 +4,8 @@
 //! unix socket ──┐                    ┌─► messages   send, ask, receive, follow, ack, reply
 //!               │                    ├─► a2a        the same, in the words of other makers' agents
 //!               ├─► gate ─► router ──┼─► admin      agents and their tokens
-//! 127.0.0.1:n ──┘                    └─► node       status, policy, ping, health, metrics
+//! 127.0.0.1:n ──┘                    ├─► node       status, policy, ping, health, metrics
+//!                                    └─► mcp        the agent's verbs as tools for a model
 //! ```
 //! **Invariants** (design invariant 11). Nothing is answered before the [`gate`](self) knows who
 //! asks. The admin is known on the unix socket alone, by its token and its uid; loopback TCP takes
@@ -16,6 +17,7 @@ mod admin;
 mod extract;
 mod gate;
 mod listen;
+mod mcp;
 mod messages;
 mod metrics;
 mod observe;
@@ -138,6 +140,7 @@ struct Shared {
     own_uid: u32,
     counters: Counters,
     seen: observe::Seen,
+    mcp: mcp::Mcp,
     /// Its other end is dropped when the API stops.
     stopping: watch::Receiver<()>,
 }

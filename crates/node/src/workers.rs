@@ -44,7 +44,7 @@ pub use supervisor::{Supervisor, Workers};
 /// Does the work of one agent, one message at a call.
 pub trait Worker: Send + Sync + 'static {
     /// Does one message. Dropped where the node stops or the agent is changed, so whatever it
-    /// started must end with it. Once `cancelled`, it has [`driver::CANCEL_GRACE`] to end by itself.
+    /// started must end with it. Once `cancelled`, it has five seconds to end by itself.
     fn work<'a>(&'a self, job: &'a Job, parts: Parts, cancelled: Cancelled) -> Working<'a>;
 
     /// Messages at once. Those of one sender always come one after the other.

@@ -106,6 +106,7 @@ impl Mesh {
     }
 
     /// Waits until a gateway has ended by itself.
+    #[allow(dead_code, reason = "each test takes what it needs")]
     pub fn until_gone(&mut self, gateway: &str) {
         let mut node = self.nodes.iter_mut().filter(|(name, _)| name == gateway);
         let (_, Node(child)) = node.next().expect("it was started");

@@ -30,7 +30,7 @@ use super::gate::{Caller, Peer};
 use super::listen::{ApiError, Listeners, admin_token};
 use super::observe::Seen;
 use super::refused::Refused;
-use super::{ApiConfig, Counters, NodeView, Shared, a2a, admin, messages, parts};
+use super::{ApiConfig, Counters, NodeView, Shared, a2a, admin, mcp, messages, parts};
 use crate::a2a::Tasks;
 use crate::agents::Agents;
 use crate::messages::Messages;
@@ -84,6 +84,7 @@ impl Api {
             own_uid: rustix::process::geteuid().as_raw(),
             counters: Counters::default(),
             seen: Seen::new(),
+            mcp: mcp::Mcp::default(),
             stopping,
         };
         Ok(Self {
@@ -153,6 +154,7 @@ impl Api {
             }
         }
         drop(stop);
+        shared.mcp.stop();
         let ended = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(GRACE, ended).await.is_err() {
             connections.shutdown().await;
@@ -268,6 +270,7 @@ fn router(shared: Arc<Shared>) -> Router {
             "/v1/messages/{id}/parts",
             get(parts::follow).post(parts::publish),
         )
+        .route("/mcp", get(mcp::serve).post(mcp::serve).delete(mcp::serve))
         .route("/v1/agents", get(admin::agents))
         .route("/v1/ping", post(admin::ping))
         .route("/v1/health", get(admin::health))

@@ -463,7 +463,7 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 /// How long a worker that was told that its message is cancelled may go on.
-pub const CANCEL_GRACE: Duration = Duration::from_secs(5);
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
 
 /// How long what is being done may take to end when the node stops or the agent changes: less than
 /// the spool's own time to drain.
