@@ -27,7 +27,7 @@ pub enum Command {
     Add(Attach),
     /// Attach an agent in another way; its token stays, and a new secret is made for --http
     #[command(
-        after_help = "Without --http or --exec the agent calls the API itself from now on. What is being worked on is
+        after_help = "Without --http, --a2a or --exec the agent calls the API itself from now on. What is being worked on is
 done again.
 
 Examples:
@@ -212,12 +212,16 @@ const SECRET: &str = "CRABMESH_WEBHOOK_SECRET";
 const ADD_HELP: &str = "Examples:
   crabmesh agent add planner
   crabmesh agent add coder --http http://127.0.0.1:8080/messages
+  crabmesh agent add writer --a2a http://127.0.0.1:41241/ --bearer-file bearer.txt
   crabmesh agent add tester --timeout 10m --exec /usr/local/bin/run-tests --quick
 
 --http: each message is a POST of its body, with Crabmesh-From (the verified agent@gateway) and
 other Crabmesh-* headers, signed as Standard Webhooks has it; the secret is shown this once. A 2xx
 answer is the reply, 204 an ack without words. 408, 425, 429, 502 to 504 and no connection are tried
 again until the message expires; 500 and no answer in time five times; any other 4xx never.
+
+--a2a: each message is posted to an A2A server (1.0, else 0.3), and what comes of its task is the
+reply. It is posted once: after a broken connection or a restart its task is asked for.
 
 --exec: each message is a run of CMD, with the body on its stdin and in its environment what
 `crabmesh recv --exec` gives. What it prints is the reply; any exit but 0 is tried again, five times

@@ -10,20 +10,26 @@ use crate::duration;
 use crate::failure::Failure;
 use crate::terminal::printable;
 
-/// Without --http or --exec the agent calls the API itself: `recv`, or a program of its own.
+/// Without --http, --a2a or --exec the agent calls the API itself: `recv`, or a program of its own.
 #[derive(Debug, clap::Args)]
 pub struct AttachArgs {
     /// Have the node POST each message to URL, signed; what it answers is the reply
     #[arg(long, value_name = "URL", conflicts_with = "exec")]
     pub http: Option<String>,
+    /// Have the node post each message to the A2A server whose JSON-RPC endpoint URL is
+    #[arg(long, value_name = "URL", conflicts_with_all = ["exec", "http"])]
+    pub a2a: Option<String>,
+    /// The bearer for --a2a is in FILE (- is stdin), or in CRABMESH_A2A_BEARER
+    #[arg(long, value_name = "FILE", requires = "a2a")]
+    pub bearer_file: Option<PathBuf>,
     /// How long one message may take [default: 2m]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub timeout: Option<Duration>,
-    /// Messages at once, of different senders [default: 8 with --http, 1 with --exec]
+    /// Messages at once, of different senders [default: 8, and 1 with --exec]
     #[arg(long, value_name = "N")]
     pub concurrency: Option<usize>,
-    /// Let --http leave this host without TLS: whoever is on the way reads and answers
-    #[arg(long, requires = "http")]
+    /// Let --http or --a2a leave this host without TLS: whoever is on the way reads and answers
+    #[arg(long, conflicts_with = "exec")]
     pub insecure_http: bool,
     /// Sign with the secret in FILE (- is stdin) and make none: whsec_ and base64
     #[arg(long, value_name = "FILE", requires = "http")]
@@ -36,9 +42,24 @@ pub struct AttachArgs {
 impl AttachArgs {
     /// The worker, and the secret that was brought.
     pub fn read(self) -> Result<(Option<Worker>, Option<String>), Failure> {
-        let secret = self.secret_file.as_deref().map(read_secret).transpose()?;
+        let mut secret = self.secret_file.as_deref().map(read_secret).transpose()?;
+        if self.a2a.is_some() {
+            secret = match &self.bearer_file {
+                Some(file) => Some(read_secret(file)?),
+                None => std::env::var(BEARER).ok().filter(|it| !it.is_empty()),
+            };
+        }
         let timeout_s = self.timeout.map(|timeout| timeout.as_secs().max(1));
         let concurrency = self.concurrency;
+        if let Some(url) = self.a2a {
+            let worker = Worker::A2a {
+                url,
+                timeout_s,
+                concurrency,
+                insecure_http: self.insecure_http,
+            };
+            return Ok((Some(worker), secret));
+        }
         let worker = match (self.http, self.exec) {
             (Some(url), _) => Some(Worker::Http {
                 url,
@@ -53,7 +74,7 @@ impl AttachArgs {
             }),
             (None, None) if timeout_s.is_some() || concurrency.is_some() => {
                 return Err(Failure::usage(
-                    "--timeout and --concurrency are for --http and --exec",
+                    "--timeout and --concurrency are for --http, --a2a and --exec",
                 ));
             }
             (None, None) => None,
@@ -85,7 +106,7 @@ fn read_secret(file: &std::path::Path) -> Result<String, Failure> {
     };
     match String::from_utf8(bytes) {
         Ok(text) if text.len() <= SECRET_MAX => Ok(text.trim().to_owned()),
-        _ => Err(Failure::usage("that is no secret: whsec_ and base64")),
+        _ => Err(Failure::usage("that is no secret")),
     }
 }
 
@@ -94,6 +115,7 @@ pub fn way(worker: Option<&WorkerStatus>) -> String {
     match worker.map(|status| &status.worker) {
         None => "its own calls".to_owned(),
         Some(Worker::Http { url, .. }) => format!("http {}", printable(url)),
+        Some(Worker::A2a { url, .. }) => format!("a2a {}", printable(url)),
         Some(Worker::Exec { command, .. }) => {
             let words: Vec<String> = command.iter().map(|word| printable(word)).collect();
             let mut line = format!("exec {}", words.join(" "));
@@ -126,8 +148,10 @@ fn age(since: Timestamp) -> String {
     duration::short(now().0.saturating_sub(since.0 / 1000))
 }
 
-/// The longest secret that the standard knows has 94 bytes.
-const SECRET_MAX: usize = 256;
+/// The longest secret of a webhook has 94 bytes; a bearer may be a token that says much.
+const SECRET_MAX: usize = 4096;
+/// The variable.
+const BEARER: &str = "CRABMESH_A2A_BEARER";
 const LINE_MAX: usize = 60;
 
 #[cfg(test)]
