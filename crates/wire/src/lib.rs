@@ -5,12 +5,14 @@
 //! ([`probe`]). Decoders are total and bounded, and each has a fuzz target.
 #![forbid(unsafe_code)]
 
+mod bounded;
 pub mod frame;
 pub mod link;
 pub mod map;
 pub mod message;
 pub mod peer;
 pub mod probe;
+pub mod profile;
 
 pub use identity::NodeId;
 pub use message::{Envelope, InstanceId, MessageId, MessageKey};
