@@ -15,7 +15,10 @@ mod node;
 mod route;
 mod time;
 
-pub use agent::{AgentAdd, AgentAdded, AgentEntry, Agents, LocalAgentEntry, LocalAgents};
+pub use agent::{
+    AgentAdd, AgentAdded, AgentEntry, Agents, LocalAgentEntry, LocalAgents, OwnPresence, Presence,
+    Profile, ProfileRequest, Skill,
+};
 pub use body::{Body, BodyError};
 pub use failure::{ErrorAnswer, Failure};
 pub use kill::{KillApplied, KillRequest, RevocationsStatus};

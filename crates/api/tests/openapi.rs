@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::{
     Access, AckAnswer, AckRequest, Acked, AgentAdd, AgentAdded, AgentEntry, Agents, AskRequest,
     BeaconStatus, Body, ErrorAnswer, Failure, Health, HeartbeatRequest, Isolation, KillApplied,
-    KillRequest, Kind, LocalAgentEntry, LocalAgents, MapStatus, NodeStatus, OPENAPI, Path,
-    PathKind, PeerPath, PeerStatus, Ping, PingRequest, Policy, PolicyStatus, Received,
-    ReceivedList, RejectRequest, Reply, ReplyRequest, RevocationsStatus, Route, SendAnswer,
-    SendRequest, State, Status, Timestamp,
+    KillRequest, Kind, LocalAgentEntry, LocalAgents, MapStatus, NodeStatus, OPENAPI, OwnPresence,
+    Path, PathKind, PeerPath, PeerStatus, Ping, PingRequest, Policy, PolicyStatus, Presence,
+    Profile, ProfileRequest, Received, ReceivedList, RejectRequest, Reply, ReplyRequest,
+    RevocationsStatus, Route, SendAnswer, SendRequest, Skill, State, Status, Timestamp,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -143,8 +143,25 @@ fn every_answer_is_valid_by_the_document() {
     let entry = AgentEntry {
         address: address(),
         online: true,
+        presence: Presence::Unknown,
         last_seen_s: None,
+        streams: true,
+        description: None,
+        skills: vec![skill()],
     };
+    for presence in [Presence::Online, Presence::Away, Presence::Offline] {
+        let description = Some("Plans.".into());
+        let entry = AgentEntry {
+            presence,
+            description,
+            ..entry.clone()
+        };
+        valid("AgentEntry", &entry);
+        assert_eq!(
+            serde_json::to_value(presence).ok(),
+            Some(presence.as_str().into())
+        );
+    }
     valid(
         "Agents",
         &Agents {
@@ -165,7 +182,19 @@ fn every_answer_is_valid_by_the_document() {
         name,
         created_at: Timestamp(0),
         idle_s: Some(3),
+        presence: Presence::Away,
+        description: Some("Plans.".into()),
+        skills: vec![skill()],
     };
+    valid(
+        "Profile",
+        &Profile {
+            name: entry.name.clone(),
+            presence: entry.presence,
+            description: None,
+            skills: vec![skill()],
+        },
+    );
     valid("LocalAgentEntry", &entry);
     valid(
         "LocalAgents",
@@ -352,7 +381,31 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
         },
     );
     request("HeartbeatRequest", &HeartbeatRequest { hold_s: Some(30) });
-    request("AgentAdd", &AgentAdd { name: name() });
+    let add = AgentAdd {
+        name: name(),
+        description: None,
+        skills: Vec::new(),
+    };
+    request("AgentAdd", &add);
+    request(
+        "AgentAdd",
+        &AgentAdd {
+            description: Some("Plans.".into()),
+            skills: vec![skill()],
+            ..add
+        },
+    );
+    for presence in [OwnPresence::Online, OwnPresence::Away] {
+        request(
+            "ProfileRequest",
+            &ProfileRequest {
+                description: Some(String::new()),
+                skills: Some(vec![skill()]),
+                presence: Some(presence),
+            },
+        );
+    }
+    request("ProfileRequest", &ProfileRequest::default());
     request(
         "KillRequest",
         &KillRequest {
@@ -444,6 +497,14 @@ fn document() -> Value {
 
 fn address() -> identity::AgentAddress {
     "coder@gw-b".parse().expect("an address")
+}
+
+fn skill() -> Skill {
+    Skill {
+        id: "code.review".into(),
+        name: Some("Review".into()),
+        description: None,
+    }
 }
 
 fn name() -> identity::AgentName {

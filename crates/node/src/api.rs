@@ -11,6 +11,7 @@
 //! before that. An agent reaches its own messages alone.
 
 mod admin;
+mod directory;
 mod extract;
 mod gate;
 mod listen;
@@ -50,6 +51,8 @@ pub trait NodeView: Send + Sync + 'static {
     fn policy(&self) -> Option<Policy>;
     /// The agents that this agent may reach, or every known one where the admin asks.
     fn directory(&self, asker: Option<&AgentName>) -> Later<'_, Vec<AgentEntry>>;
+    /// Resolves when an answer of `directory` may be another than at the call.
+    fn directory_news(&self) -> Later<'static, ()>;
     /// One probe. The error says `denied`, `unknown_gateway` or `unknown_agent`; a lost probe is
     /// no error. The caller bounds the time.
     fn ping(

@@ -1,8 +1,8 @@
 //! What the local API shows of the node: gathered from the tasks at the moment of asking.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::api::{
     AgentEntry, BeaconStatus, Failure, Isolation, KillApplied, MapStatus, NodeStatus, Path,
@@ -17,16 +17,18 @@ use policy::{MessageRequest, Verb, Verdict};
 use router::{Authority, BLOCKED, CUT_OFF};
 use tokio::sync::{mpsc, oneshot, watch};
 use tunnel::{FlowStatus, Link};
-use wire::peer::DirectoryEntry;
+use wire::peer::{DirectoryEntry, Presence};
+use wire::profile::Profile;
 
 use crate::agents::Agents;
 use crate::api::{Later, NodeView, PingTarget, denied};
 use crate::control::{self, ControlInput, KillError};
+use crate::directories::{Known, Reach};
 use crate::exchange::ExchangeCommand;
 use crate::links::BeaconLink;
 use crate::messages::Messages;
 use crate::plane::PlaneCommand;
-use crate::world::{ENFORCES, World};
+use crate::world::{ENFORCES, World, WorldMember};
 
 /// The node as the local API sees it.
 pub struct View {
@@ -44,6 +46,8 @@ pub struct View {
     pub messages: Messages,
     /// The agents here.
     pub agents: Agents,
+    /// The agents elsewhere.
+    pub known: watch::Receiver<Arc<Known>>,
     /// Where a kill file goes.
     pub control: mpsc::Sender<ControlInput>,
 }
@@ -70,6 +74,22 @@ impl NodeView for View {
     fn directory(&self, asker: Option<&AgentName>) -> Later<'_, Vec<AgentEntry>> {
         let asker = asker.cloned();
         Box::pin(async move { self.reachable_agents(asker.as_ref()).await })
+    }
+
+    fn directory_news(&self) -> Later<'static, ()> {
+        let (mut known, mut world) = (self.known.clone(), self.world.clone());
+        let mut status = self.status.clone();
+        known.mark_unchanged();
+        world.mark_unchanged();
+        status.mark_unchanged();
+        Box::pin(async move {
+            // Their senders end with the node.
+            let _ = tokio::select! {
+                changed = known.changed() => changed,
+                changed = world.changed() => changed,
+                changed = status.changed() => changed,
+            };
+        })
     }
 
     fn ping(
@@ -201,44 +221,72 @@ impl View {
         }
     }
 
-    /// Every agent in session that the policy lets the asker reach, and those of this gateway.
+    /// Every agent that some gateway told of and the policy lets the asker reach, and those of this
+    /// gateway.
     async fn reachable_agents(&self, asker: Option<&AgentName>) -> Vec<AgentEntry> {
-        let (answer, directories) = oneshot::channel();
-        let asked = self
-            .exchange
-            .send(ExchangeCommand::Directories(answer))
-            .await;
-        let mut directories: BTreeMap<NodeId, Vec<DirectoryEntry>> = match asked {
-            Ok(()) => directories.await.unwrap_or_default(),
-            Err(_) => BTreeMap::new(),
-        };
         let world = self.world.borrow().clone();
-        directories.insert(world.node, local_directory(&self.agents));
+        let known = self.known.borrow().clone();
         let status = self.status.borrow().clone();
+        let heard = match known.gateways().all(|(_, gateway)| gateway.in_session) {
+            true => BTreeSet::new(),
+            false => self.heard().await,
+        };
+        let now = Instant::now();
         let mut entries = Vec::new();
-        for (node, agents) in directories {
-            let Some(member) = world.members.get(&node) else {
+        let mut list = |member: &WorldMember, reach: Reach, agent: DirectoryEntry| {
+            let (from, to) = ((world.node, asker), (member.node, &agent.name));
+            let itself = member.node == world.node && Some(&agent.name) == asker;
+            if itself || !world.reachable(from, to) {
+                return;
+            }
+            let here = member.node == world.node;
+            entries.push(AgentEntry {
+                online: reach == Reach::Up,
+                presence: match (reach, agent.presence) {
+                    (Reach::Down(_), _) => api::Presence::Offline,
+                    (Reach::Up, Presence::Online) => api::Presence::Online,
+                    (Reach::Up, Presence::Away) => api::Presence::Away,
+                },
+                last_seen_s: agent.idle_s,
+                streams: (here || agent.streams) && world.may_stream(from, to),
+                description: agent.profile.description().map(Into::into),
+                skills: shown_skills(&agent.profile),
+                address: AgentAddress {
+                    agent: agent.name,
+                    node: member.name.clone(),
+                },
+            });
+        };
+        if let Some(me) = world.members.get(&world.node) {
+            local_directory(&self.agents)
+                .into_iter()
+                .for_each(|agent| list(me, Reach::Up, agent));
+        }
+        for (node, gateway) in known.gateways() {
+            let Some(member) = world.members.get(node) else {
                 continue;
             };
-            for agent in agents {
-                let may = world.reachable((world.node, asker), (node, &agent.name));
-                if may && !(node == world.node && Some(&agent.name) == asker) {
-                    entries.push(AgentEntry {
-                        address: AgentAddress {
-                            agent: agent.name,
-                            node: member.name.clone(),
-                        },
-                        online: node == world.node
-                            || status.presence.get(&node).is_none_or(|(online, _)| *online),
-                        last_seen_s: agent.idle_s,
-                    });
-                }
+            let beacon = status.presence.get(node);
+            let present = beacon.is_some_and(|(online, _)| *online);
+            let reach = match gateway.in_session || present || heard.contains(node) {
+                true => Reach::Up,
+                false => Reach::Down(beacon.map(|(_, seen)| self::now().0.saturating_sub(seen.0))),
+            };
+            for agent in gateway.agents(reach, now) {
+                list(member, reach, agent);
             }
         }
         entries.sort_by(|a, b| {
             (&a.address.node, &a.address.agent).cmp(&(&b.address.node, &b.address.agent))
         });
         entries
+    }
+
+    /// The peers that were heard a moment ago, whatever a beacon says.
+    async fn heard(&self) -> BTreeSet<NodeId> {
+        let recent = |peer: &tunnel::PeerStatus| peer.last_heard.is_some_and(|ago| ago < RECENT);
+        let peers = self.peers().await.into_iter().filter(recent);
+        peers.map(|peer| peer.node).collect()
     }
 
     async fn probe(&self, target: PingTarget, asker: Option<AgentName>) -> Result<Ping, Failure> {
@@ -481,8 +529,22 @@ pub fn local_directory(agents: &Agents) -> Vec<DirectoryEntry> {
     let entry = |agent: Arc<crate::agents::Agent>| DirectoryEntry {
         name: agent.local.name.clone(),
         idle_s: agents.idle_s(&agent),
+        presence: agents.presence(&agent),
+        // That is for the policy to say.
+        streams: false,
+        profile: (*agent.profile).clone(),
     };
     agents.list().into_iter().map(entry).collect()
+}
+
+/// What an agent says that it can do, for the API.
+pub(crate) fn shown_skills(profile: &Profile) -> Vec<api::Skill> {
+    let skill = |skill: &wire::profile::Skill| api::Skill {
+        id: skill.id.to_string(),
+        name: skill.name.as_deref().map(Into::into),
+        description: skill.description.as_deref().map(Into::into),
+    };
+    profile.skills().iter().map(skill).collect()
 }
 
 fn beacon_status(link: &BeaconLink) -> BeaconStatus {

@@ -30,7 +30,7 @@ use super::gate::{Caller, Peer};
 use super::listen::{ApiError, Listeners, admin_token};
 use super::observe::Seen;
 use super::refused::Refused;
-use super::{ApiConfig, Counters, NodeView, Shared, admin, messages};
+use super::{ApiConfig, Counters, NodeView, Shared, admin, directory, messages};
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
@@ -258,7 +258,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/messages/{id}/reply", post(messages::reply))
         .route("/v1/messages/{id}/reject", post(messages::reject))
         .route("/v1/messages/{id}/cancel", post(messages::cancel))
-        .route("/v1/agents", get(admin::agents))
+        .route("/v1/agents", get(directory::agents))
+        .route("/v1/agents/stream", get(directory::stream))
+        .route("/v1/profile", post(directory::profile))
         .route("/v1/ping", post(admin::ping))
         .route("/v1/health", get(admin::health))
         .route("/v1/metrics", get(admin::metrics))
@@ -271,6 +273,7 @@ fn router(shared: Arc<Shared>) -> Router {
             get(admin::show).delete(admin::remove),
         )
         .route("/v1/admin/agents/{name}/rotate", post(admin::rotate))
+        .route("/v1/admin/agents/{name}/profile", post(directory::describe))
         .route("/v1/admin/kill", post(admin::kill))
         .fallback(admin::unknown)
         .method_not_allowed_fallback(admin::wrong_method)

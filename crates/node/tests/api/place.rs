@@ -306,12 +306,20 @@ impl NodeView for Played {
                 vec![AgentEntry {
                     address,
                     online: true,
+                    presence: api::Presence::Away,
                     last_seen_s: None,
+                    streams: false,
+                    description: None,
+                    skills: Vec::new(),
                 }]
             } else {
                 Vec::new()
             }
         })
+    }
+
+    fn directory_news(&self) -> Later<'static, ()> {
+        Box::pin(std::future::pending())
     }
 
     fn ping(&self, target: PingTarget, _: Option<AgentName>) -> Later<'_, Result<Ping, Failure>> {
