@@ -1,9 +1,12 @@
 //! `crabmesh agent`: local agents and their API tokens.
 
+mod describe;
+
 use api::{AgentAdd, AgentAdded, LocalAgents};
 use identity::AgentName;
 use serde_json::json;
 
+use self::describe::{Describe, Words};
 use crate::client::Client;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -19,8 +22,15 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Add an agent; prints its API token, this once, and where the API is
-    #[command(after_help = "Example:\n  crabmesh agent add planner")]
-    Add(Name),
+    #[command(
+        after_help = "Examples:\n  crabmesh agent add planner\n  crabmesh agent add coder --describe 'Writes Rust.' --skill review='Reviews a patch'"
+    )]
+    Add(Add),
+    /// Say what others see of an agent, or show it; an agent may also say so itself
+    #[command(
+        after_help = "Examples:\n  crabmesh agent describe coder --describe 'Writes Rust.' --skill review --skill test\n  crabmesh agent describe coder --presence away\n  crabmesh agent describe coder"
+    )]
+    Describe(Describe),
     /// List the agents of this gateway
     #[command(after_help = "Example:\n  crabmesh agent list --json")]
     List,
@@ -39,15 +49,29 @@ pub struct Name {
     pub name: AgentName,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    #[command(flatten)]
+    pub name: Name,
+    #[command(flatten)]
+    pub words: Words,
+}
+
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut client = Client::for_admin(context)?;
     let output = context.output();
     context.block_on(async move {
         match args.command {
-            Command::Add(Name { name }) => {
-                let added: AgentAdded = client.post("/v1/admin/agents", &AgentAdd { name }).await?;
+            Command::Add(Add { name, words }) => {
+                let add = AgentAdd {
+                    name: name.name,
+                    description: words.description,
+                    skills: words.skills,
+                };
+                let added: AgentAdded = client.post("/v1/admin/agents", &add).await?;
                 show_token(&added, context)
             }
+            Command::Describe(describe) => describe::run(&mut client, output, describe).await,
             Command::Rotate(Name { name }) => {
                 let path = format!("/v1/admin/agents/{name}/rotate");
                 let added: AgentAdded = client.post(&path, &json!({})).await?;

@@ -3,12 +3,13 @@
 //! On the unix socket both ends check the other: a server under another uid than the owner of the
 //! state is not our node, and is shown no token.
 
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::{AGENT_HEADER, Endpoints, ErrorAnswer, Received};
+use api::{AGENT_HEADER, Agents, Endpoints, ErrorAnswer, Received};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -72,10 +73,14 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Server-sent messages, as they come.
-pub struct Stream {
+/// Server-sent events of one kind, as they come; others are passed over.
+pub struct Stream<T = Received> {
     body: Incoming,
     buffer: BytesMut,
+    event: &'static str,
+    /// The most bytes of one.
+    most: usize,
+    data: PhantomData<T>,
 }
 
 impl Client {
@@ -172,8 +177,23 @@ impl Client {
 
     /// What waits for the agent and what comes, on a connection of its own.
     pub async fn follow(&mut self) -> Result<Stream, Failure> {
+        self.stream("/v1/messages/stream", "message", EVENT_MAX)
+            .await
+    }
+
+    /// The agents that may be reached, at the start and at each change.
+    pub async fn watch_agents(&mut self) -> Result<Stream<Agents>, Failure> {
+        self.stream("/v1/agents/stream", "agents", AGENTS_MAX).await
+    }
+
+    async fn stream<T>(
+        &mut self,
+        path: &str,
+        event: &'static str,
+        most: usize,
+    ) -> Result<Stream<T>, Failure> {
         let mut connection = self.connect().await?;
-        let request = self.request(Method::GET, "/v1/messages/stream", None)?;
+        let request = self.request(Method::GET, path, None)?;
         let response = tokio::time::timeout(CALL_TIMEOUT, connection.send_request(request)).await;
         let response = response
             .map_err(|_| self.silent())?
@@ -188,6 +208,9 @@ impl Client {
         Ok(Stream {
             body: response.into_body(),
             buffer: BytesMut::new(),
+            event,
+            most,
+            data: PhantomData,
         })
     }
 
@@ -368,9 +391,9 @@ impl Answer {
     }
 }
 
-impl Stream {
-    /// The next message; `None` when the node ended the stream. Safe to cancel.
-    pub async fn next(&mut self) -> Result<Option<Received>, Failure> {
+impl<T: DeserializeOwned> Stream<T> {
+    /// The next event; `None` when the node ended the stream. Safe to cancel.
+    pub async fn next(&mut self) -> Result<Option<T>, Failure> {
         loop {
             if let Some(received) = self.buffered()? {
                 return Ok(Some(received));
@@ -380,7 +403,7 @@ impl Stream {
                     if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);
                     }
-                    if self.buffer.len() > EVENT_MAX {
+                    if self.buffer.len() > self.most {
                         return Err(Failure::failed("the node sends an event without an end"));
                     }
                 }
@@ -390,15 +413,18 @@ impl Stream {
         }
     }
 
-    /// A message that has arrived already.
-    pub fn buffered(&mut self) -> Result<Option<Received>, Failure> {
+    /// One that has arrived already.
+    pub fn buffered(&mut self) -> Result<Option<T>, Failure> {
         while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
             let event = self.buffer.split_to(end);
             self.buffer.advance(2);
-            let data = event[..]
-                .split(|byte| *byte == b'\n')
-                .find_map(|line| line.strip_prefix(b"data:"));
-            if let Some(data) = data {
+            let field = |name: &[u8]| {
+                let mut lines = event[..].split(|byte| *byte == b'\n');
+                lines.find_map(|line| line.strip_prefix(name).map(<[u8]>::trim_ascii))
+            };
+            if field(b"event:") == Some(self.event.as_bytes())
+                && let Some(data) = field(b"data:")
+            {
                 return serde_json::from_slice(data).map(Some).map_err(|error| {
                     Failure::failed(format!("the node sends something else: {error}"))
                 });
@@ -512,6 +538,9 @@ fn no_answer(place: &str, error: &std::io::Error) -> Failure {
 
 /// What the node needs for any call that waits for nobody.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Every agent of a large mesh, with all that it says of itself.
+const AGENTS_MAX: usize = 64 << 20;
 
 /// The largest body, escaped, and what surrounds it.
 const EVENT_MAX: usize = 6 * wire::message::MAX_BODY + (64 << 10);

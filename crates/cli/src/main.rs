@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod agents;
 mod beacon;
 mod bench;
 mod client;
@@ -75,8 +76,8 @@ enum Command {
     Reply(send::ReplyArgs),
     /// Settle a message, so that it is never shown again
     Ack(send::AckArgs),
-    /// List every agent that may be reached, on which gateway, last seen
-    Agents(inspect::AgentsArgs),
+    /// List every agent that may be reached: where, whether it is there, what it can do
+    Agents(agents::AgentsArgs),
     /// Measure the way to a gateway or an agent
     Ping(inspect::PingArgs),
     /// Check, test, push or show the access policy
@@ -129,7 +130,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Recv(args) => receive::run(args, context),
         Command::Reply(args) => send::reply(args, context),
         Command::Ack(args) => send::ack(&args, context),
-        Command::Agents(args) => inspect::agents(args, context),
+        Command::Agents(args) => agents::run(args, context),
         Command::Ping(args) => inspect::ping(args, context),
         Command::Policy(args) => policy_verbs::run(args, context),
         Command::Status(args) => inspect::status(&args, context),

@@ -414,3 +414,6 @@ const DIAL_AGAIN: Duration = Duration::from_secs(20);
 
 /// See [`DIAL_AGAIN`].
 const DIAL_AGAIN_MOST: Duration = Duration::from_secs(900);
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What the local API shows of the node: gathered from the tasks at the moment of asking.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -227,9 +227,9 @@ impl View {
         let world = self.world.borrow().clone();
         let known = self.known.borrow().clone();
         let status = self.status.borrow().clone();
-        let heard = match known.gateways().all(|(_, gateway)| gateway.in_session) {
-            true => BTreeSet::new(),
-            false => self.heard().await,
+        let heard: BTreeMap<NodeId, Duration> = match known.gateways().next() {
+            Some(_) => self.heard().await,
+            None => BTreeMap::new(),
         };
         let now = Instant::now();
         let mut entries = Vec::new();
@@ -266,12 +266,12 @@ impl View {
             let Some(member) = world.members.get(node) else {
                 continue;
             };
-            let beacon = status.presence.get(node);
-            let present = beacon.is_some_and(|(online, _)| *online);
-            let reach = match gateway.in_session || present || heard.contains(node) {
-                true => Reach::Up,
-                false => Reach::Down(beacon.map(|(_, seen)| self::now().0.saturating_sub(seen.0))),
-            };
+            let beacon = status.presence.get(node).filter(|_| status.map_live);
+            let reach = reach_of(
+                beacon.copied(),
+                heard.get(node).copied(),
+                gateway.in_session,
+            );
             for agent in gateway.agents(reach, now) {
                 list(member, reach, agent);
             }
@@ -282,11 +282,12 @@ impl View {
         entries
     }
 
-    /// The peers that were heard a moment ago, whatever a beacon says.
-    async fn heard(&self) -> BTreeSet<NodeId> {
-        let recent = |peer: &tunnel::PeerStatus| peer.last_heard.is_some_and(|ago| ago < RECENT);
-        let peers = self.peers().await.into_iter().filter(recent);
-        peers.map(|peer| peer.node).collect()
+    /// How long ago each peer was heard.
+    async fn heard(&self) -> BTreeMap<NodeId, Duration> {
+        let peers = self.peers().await.into_iter();
+        peers
+            .filter_map(|peer| Some((peer.node, peer.last_heard?)))
+            .collect()
     }
 
     async fn probe(&self, target: PingTarget, asker: Option<AgentName>) -> Result<Ping, Failure> {
@@ -537,6 +538,26 @@ pub fn local_directory(agents: &Agents) -> Vec<DirectoryEntry> {
     agents.list().into_iter().map(entry).collect()
 }
 
+/// How it stands with a gateway, by a live beacon's word (is it there, and when was it last), how
+/// long ago its tunnel was heard, and whether there is a session. A session of a gateway that died
+/// stays for a while, and a gateway without a beacon may be there all the same.
+fn reach_of(beacon: Option<(bool, UnixTime)>, heard: Option<Duration>, in_session: bool) -> Reach {
+    let recent = heard.is_some_and(|ago| ago < RECENT);
+    match beacon {
+        Some((true, _)) => Reach::Up,
+        Some((false, seen)) => {
+            let gone_s = now().0.saturating_sub(seen.0);
+            let since = |ago: Duration| ago.as_secs() + BEACON_LATE_S < gone_s;
+            match recent && heard.is_some_and(since) {
+                true => Reach::Up,
+                false => Reach::Down(Some(gone_s)),
+            }
+        }
+        None if in_session || recent => Reach::Up,
+        None => Reach::Down(None),
+    }
+}
+
 /// What an agent says that it can do, for the API.
 pub(crate) fn shown_skills(profile: &Profile) -> Vec<api::Skill> {
     let skill = |skill: &wire::profile::Skill| api::Skill {
@@ -584,3 +605,28 @@ fn now() -> UnixTime {
 
 /// A peer heard within this time is online whatever a beacon says: three heartbeats of 20 s.
 const RECENT: Duration = Duration::from_secs(60);
+
+/// What is heard of a gateway within this time of when a beacon last saw it was its last.
+const BEACON_LATE_S: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beacon_s_word_counts_unless_the_gateway_was_heard_since() {
+        let gone = |ago: u64| Some((false, UnixTime(now().0 - ago)));
+        let ago = |s| Some(Duration::from_secs(s));
+        let up = |beacon, heard, session| reach_of(beacon, heard, session) == Reach::Up;
+
+        assert!(up(Some((true, now())), None, false));
+        assert!(
+            !up(gone(30), ago(30), true),
+            "it died, and its session is still open"
+        );
+        assert!(up(gone(30), ago(3), false), "it lost the beacon alone");
+        assert!(!up(gone(500), ago(100), true));
+        assert!(up(None, None, true) && up(None, ago(3), false));
+        assert!(!up(None, ago(100), false));
+    }
+}

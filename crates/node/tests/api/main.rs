@@ -2,6 +2,7 @@
 //! and how messages pass through it.
 
 mod place;
+mod profile;
 
 use api::{Access, Route};
 use node::api::ApiConfig;

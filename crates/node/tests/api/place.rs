@@ -31,6 +31,7 @@ pub struct Place {
     pub state: StateDir,
     tokens: BTreeMap<String, String>,
     pub stop: Option<oneshot::Sender<()>>,
+    directory: watch::Sender<Vec<AgentEntry>>,
     _world: watch::Sender<Arc<World>>,
     _peers: Peers,
     _home: TempDir,
@@ -96,7 +97,9 @@ impl Place {
                 seed: [7; 32],
             });
         tokio::spawn(plane.run());
-        let api = Api::bind(&state, config, agents, messages, Arc::new(Played))
+        let (directory, seen) = watch::channel(vec![coder()]);
+        let played = Arc::new(Played { directory: seen });
+        let api = Api::bind(&state, config, agents, messages, played)
             .await
             .expect("bound");
         let endpoints = api.endpoints().clone();
@@ -112,6 +115,7 @@ impl Place {
             state,
             tokens: BTreeMap::new(),
             stop: Some(stop),
+            directory,
             _world: world_in,
             _peers: Peers {
                 _inputs: inputs,
@@ -173,9 +177,20 @@ impl Place {
     }
 
     pub async fn follow(&self, name: &str) -> Events {
-        let mut lines = self
-            .ask(&self.agent(name), "GET", "/v1/messages/stream", "")
-            .await;
+        self.events(name, "/v1/messages/stream").await
+    }
+
+    pub async fn watch(&self, name: &str) -> Events {
+        self.events(name, "/v1/agents/stream").await
+    }
+
+    /// What the rest of the node knows of agents elsewhere.
+    pub fn set_agents(&self, change: impl FnOnce(&mut Vec<AgentEntry>)) {
+        self.directory.send_modify(change);
+    }
+
+    async fn events(&self, name: &str, path: &str) -> Events {
+        let mut lines = self.ask(&self.agent(name), "GET", path, "").await;
         let (status, length) = head(&mut lines).await;
         assert_eq!((status, length), (200, None));
         Events { lines }
@@ -238,9 +253,22 @@ impl Events {
 impl Events {
     /// Whether the stream ends.
     pub async fn end(&mut self) -> bool {
-        let mut rest = Vec::new();
-        let read = self.lines.read_to_end(&mut rest);
-        tokio::time::timeout(PATIENCE, read).await.is_ok()
+        // The connection may stay for another call: the last chunk has no bytes.
+        let last = async {
+            let mut line = String::new();
+            while self
+                .lines
+                .read_line(&mut line)
+                .await
+                .is_ok_and(|read| read > 0)
+            {
+                if line.trim_end() == "0" {
+                    return;
+                }
+                line.clear();
+            }
+        };
+        tokio::time::timeout(PATIENCE, last).await.is_ok()
     }
 }
 
@@ -266,7 +294,9 @@ async fn head(lines: &mut BufReader<Box<dyn Io>>) -> (u16, Option<usize>) {
 }
 
 /// The rest of the node.
-struct Played;
+struct Played {
+    directory: watch::Receiver<Vec<AgentEntry>>,
+}
 
 impl NodeView for Played {
     fn own_name(&self) -> Option<NodeName> {
@@ -301,25 +331,19 @@ impl NodeView for Played {
     fn directory(&self, asker: Option<&AgentName>) -> Later<'_, Vec<AgentEntry>> {
         let known = asker.is_some();
         Box::pin(async move {
-            let address = "coder@gw-b".parse().expect("an address");
-            if known {
-                vec![AgentEntry {
-                    address,
-                    online: true,
-                    presence: api::Presence::Away,
-                    last_seen_s: None,
-                    streams: false,
-                    description: None,
-                    skills: Vec::new(),
-                }]
-            } else {
-                Vec::new()
+            match known {
+                true => self.directory.borrow().clone(),
+                false => Vec::new(),
             }
         })
     }
 
     fn directory_news(&self) -> Later<'static, ()> {
-        Box::pin(std::future::pending())
+        let mut directory = self.directory.clone();
+        directory.mark_unchanged();
+        Box::pin(async move {
+            let _ = directory.changed().await;
+        })
     }
 
     fn ping(&self, target: PingTarget, _: Option<AgentName>) -> Later<'_, Result<Ping, Failure>> {
@@ -360,6 +384,18 @@ impl NodeView for Played {
 
     fn metrics(&self) -> Later<'_, String> {
         Box::pin(async { "played 1\n".to_owned() })
+    }
+}
+
+fn coder() -> AgentEntry {
+    AgentEntry {
+        address: "coder@gw-b".parse().expect("an address"),
+        online: true,
+        presence: api::Presence::Away,
+        last_seen_s: None,
+        streams: false,
+        description: None,
+        skills: Vec::new(),
     }
 }
 
