@@ -10,11 +10,14 @@ use identity::{Digest, Heads, IdentityPublic, NodeId, Order};
 use serde::Serialize;
 use wire::link::{BeaconFrame, Caller, ClientFrame, GoneReason, Refusal, RelayDatagram};
 use wire::map::{Cursor, Document, MapRequest, MapUpdate, PublishError};
-use wire::message::{Envelope, InstanceId, Kind, MessageFrame, MessageId, MessageKey, Nack, Stage};
-use wire::peer::{DirectoryEntry, Hello, PeerFrame};
+use wire::message::{
+    Cause, Envelope, InstanceId, Kind, MessageFrame, MessageId, MessageKey, Nack, Stage,
+};
+use wire::peer::{DirectoryEntry, Hello, PeerFrame, Presence};
 use wire::probe::{
     Candidate, CandidateKind, Candidates, FULL_PROBE, Fragment, Note, Probe, ProbeAck,
 };
+use wire::profile::{Profile, Skill};
 
 const NODE: NodeId = NodeId([1; 16]);
 const HERE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
@@ -369,6 +372,33 @@ fn updates() -> Vec<MapUpdate> {
 fn peer_frames() -> Vec<PeerFrame> {
     let name = |text: &str| text.parse().expect("an agent");
     let [document, ..] = documents();
+    let skill = |id: &str, name: Option<&str>, description: Option<&str>| Skill {
+        id: id.into(),
+        name: name.map(Into::into),
+        description: description.map(Into::into),
+    };
+    let skills = vec![
+        skill(
+            "code.review:v1",
+            Some("Review"),
+            Some("Reads a patch, grüße 🦀."),
+        ),
+        skill("test", None, None),
+    ];
+    let coder = DirectoryEntry {
+        name: name("coder"),
+        idle_s: Some(3),
+        presence: Presence::Online,
+        streams: true,
+        profile: Profile::new(Some("Writes Rust."), skills).expect("within its bounds"),
+    };
+    let planner = DirectoryEntry {
+        name: name("planner"),
+        idle_s: None,
+        presence: Presence::Away,
+        streams: false,
+        profile: Profile::default(),
+    };
     vec![
         PeerFrame::Hello(Hello {
             heads: heads(),
@@ -378,16 +408,7 @@ fn peer_frames() -> Vec<PeerFrame> {
         PeerFrame::Heads(heads()),
         PeerFrame::Pull(Heads::default()),
         PeerFrame::Document(document),
-        PeerFrame::Directory(vec![
-            DirectoryEntry {
-                name: name("coder"),
-                idle_s: Some(3),
-            },
-            DirectoryEntry {
-                name: name("planner"),
-                idle_s: None,
-            },
-        ]),
+        PeerFrame::Directory(vec![coder.clone(), planner]),
         PeerFrame::Ping {
             token: 1,
             agents: Some((name("planner"), name("coder"))),
@@ -396,6 +417,11 @@ fn peer_frames() -> Vec<PeerFrame> {
             token: 1,
             reachable: true,
         },
+        PeerFrame::News {
+            changed: vec![coder],
+            gone: vec![name("planner")],
+        },
+        PeerFrame::Directory(Vec::new()),
     ]
 }
 
@@ -403,12 +429,20 @@ fn message_frames() -> Vec<MessageFrame> {
     let id = MessageId::new(1_750_000_000_000, [9; 10]);
     let instance = InstanceId([3; 16]);
     let key = MessageKey { instance, id };
+    // What led to it, and its thread of talk: nothing and none, and each at its bound.
+    let led = Cause {
+        root: MessageId::new(1_749_999_000_000, [8; 10]),
+        depth: 16,
+        bounces: 12,
+    };
+    let long: Box<str> = "a.B_9:-".repeat(9).into();
     let kinds = [
-        Kind::Message,
-        Kind::Request,
-        Kind::Reply { in_reply_to: id },
+        (Kind::Message, Cause::none(id), None),
+        (Kind::Request, led, Some("c-1".into())),
+        (Kind::Reply { in_reply_to: id }, led.next(true), Some(long)),
+        (Kind::Stream, led.next(false), None),
     ];
-    let offer = |kind| MessageFrame::Offer {
+    let offer = |(kind, cause, conversation)| MessageFrame::Offer {
         after: 1,
         envelope: Envelope {
             id,
@@ -421,8 +455,8 @@ fn message_frames() -> Vec<MessageFrame> {
             created_at_ms: 1_750_000_000_000,
             ttl_ms: 86_400_000,
             hops_left: 1,
-            cause: Cause::none(id),
-            conversation: Some("c-1".into()),
+            cause,
+            conversation,
             content_type: "text/plain".into(),
             body: Bytes::from_static(b"hello"),
         },
@@ -430,21 +464,20 @@ fn message_frames() -> Vec<MessageFrame> {
     let mut frames: Vec<_> = kinds.map(offer).into();
     frames.extend([
         MessageFrame::Stored { key },
-        MessageFrame::Refused {
-            key,
-            nack: Nack::Denied,
-        },
-        MessageFrame::Refused {
-            key,
-            nack: Nack::Throttled {
-                retry_after_ms: 500,
-            },
-        },
-        MessageFrame::Progress {
-            key,
-            stage: Stage::Done,
-        },
+        MessageFrame::Cancel { key },
+        MessageFrame::Looped { key },
     ]);
+    let nacks = [
+        Nack::Denied,
+        Nack::Throttled {
+            retry_after_ms: 500,
+        },
+        Nack::Rejected,
+        Nack::Cancelled,
+    ];
+    frames.extend(nacks.map(|nack| MessageFrame::Refused { key, nack }));
+    let stages = [Stage::Delivered, Stage::Done, Stage::Failed];
+    frames.extend(stages.map(|stage| MessageFrame::Progress { key, stage }));
     frames
 }
 
