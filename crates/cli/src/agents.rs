@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use api::{AgentEntry, Agents, Skill};
+use hyper::Method;
 
 use crate::client::{Client, MaybeAsAgent};
 use crate::context::Context;
@@ -39,9 +40,19 @@ pub fn run(args: AgentsArgs, context: &Context) -> Result<(), Failure> {
                 false => output.table(&rows(&list)),
             };
         }
-        let mut lists = client.watch_agents().await?;
+        let mut events = match client
+            .events(Method::GET, "/v1/agents/stream", None)
+            .await?
+        {
+            Ok(events) => events,
+            Err(answer) => return answer.done(),
+        };
         let mut first = true;
-        while let Some(list) = lists.next().await? {
+        while let Some(event) = events.next().await? {
+            if event.name != "agents" {
+                continue;
+            }
+            let list: Agents = event.read()?;
             match output.json() {
                 true => output.object(&list)?,
                 false => show(output, &list, first)?,

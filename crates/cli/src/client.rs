@@ -3,14 +3,15 @@
 //! On the unix socket both ends check the other: a server under another uid than the owner of the
 //! state is not our node, and is shown no token.
 
-use std::marker::PhantomData;
+mod events;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::{AGENT_HEADER, Agents, Endpoints, ErrorAnswer, Received};
-use bytes::{Buf, Bytes, BytesMut};
+use api::{AGENT_HEADER, Endpoints, ErrorAnswer};
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -25,6 +26,8 @@ use zeroize::Zeroizing;
 
 use crate::context::{Context, Owner};
 use crate::failure::{Exit, Failure};
+
+pub use events::{Event, Events, Stream};
 
 /// `--as NAME` and where its token is.
 #[derive(Clone, Debug, clap::Args)]
@@ -71,16 +74,6 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its body.
     pub body: Bytes,
-}
-
-/// Server-sent events of one kind, as they come; others are passed over.
-pub struct Stream<T = Received> {
-    body: Incoming,
-    buffer: BytesMut,
-    event: &'static str,
-    /// The most bytes of one.
-    most: usize,
-    data: PhantomData<T>,
 }
 
 impl Client {
@@ -177,41 +170,36 @@ impl Client {
 
     /// What waits for the agent and what comes, on a connection of its own.
     pub async fn follow(&mut self) -> Result<Stream, Failure> {
-        self.stream("/v1/messages/stream", "message", EVENT_MAX)
-            .await
+        match self
+            .events(Method::GET, "/v1/messages/stream", None)
+            .await?
+        {
+            Ok(events) => Ok(Stream::new(events)),
+            Err(answer) => {
+                answer.done()?;
+                Err(Failure::failed("the node answers with no stream"))
+            }
+        }
     }
 
-    /// The agents that may be reached, at the start and at each change.
-    pub async fn watch_agents(&mut self) -> Result<Stream<Agents>, Failure> {
-        self.stream("/v1/agents/stream", "agents", AGENTS_MAX).await
-    }
-
-    async fn stream<T>(
+    /// A call that is answered by a stream of events, on a connection of its own; or by a refusal.
+    pub async fn events(
         &mut self,
+        method: Method,
         path: &str,
-        event: &'static str,
-        most: usize,
-    ) -> Result<Stream<T>, Failure> {
+        body: Option<Bytes>,
+    ) -> Result<Result<Events, Answer>, Failure> {
         let mut connection = self.connect().await?;
-        let request = self.request(Method::GET, path, None)?;
+        let request = self.request(method, path, body)?;
         let response = tokio::time::timeout(CALL_TIMEOUT, connection.send_request(request)).await;
         let response = response
             .map_err(|_| self.silent())?
             .map_err(|error| self.broken(&error))?;
         if !response.status().is_success() {
-            collect(response)
-                .await
-                .map_err(|error| self.broken(&error))?
-                .done()?;
-            return Err(Failure::failed("the node answers with no stream"));
+            let refused = collect(response).await;
+            return Ok(Err(refused.map_err(|error| self.broken(&error))?));
         }
-        Ok(Stream {
-            body: response.into_body(),
-            buffer: BytesMut::new(),
-            event,
-            most,
-            data: PhantomData,
-        })
+        Ok(Ok(Events::new(response.into_body())))
     }
 
     async fn call(
@@ -364,6 +352,12 @@ impl Place {
 }
 
 impl Answer {
+    /// Whether it is a refusal of this code.
+    pub fn is_refused(&self, code: &str) -> bool {
+        let refused = serde_json::from_slice::<ErrorAnswer>(&self.body);
+        !self.status.is_success() && refused.is_ok_and(|it| it.error.code == code)
+    }
+
     /// The value of an answer that is well.
     pub fn read<T: DeserializeOwned>(self) -> Result<T, Failure> {
         if !self.status.is_success() {
@@ -388,49 +382,6 @@ impl Answer {
             Ok(answer) => failure_of(&answer.error),
             Err(_) => Failure::failed(format!("the node answers with {}", self.status)),
         }
-    }
-}
-
-impl<T: DeserializeOwned> Stream<T> {
-    /// The next event; `None` when the node ended the stream. Safe to cancel.
-    pub async fn next(&mut self) -> Result<Option<T>, Failure> {
-        loop {
-            if let Some(received) = self.buffered()? {
-                return Ok(Some(received));
-            }
-            match self.body.frame().await {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.buffer.extend_from_slice(&data);
-                    }
-                    if self.buffer.len() > self.most {
-                        return Err(Failure::failed("the node sends an event without an end"));
-                    }
-                }
-                // A node that was killed and one that stopped look the same to a follower.
-                Some(Err(_)) | None => return Ok(None),
-            }
-        }
-    }
-
-    /// One that has arrived already.
-    pub fn buffered(&mut self) -> Result<Option<T>, Failure> {
-        while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
-            let event = self.buffer.split_to(end);
-            self.buffer.advance(2);
-            let field = |name: &[u8]| {
-                let mut lines = event[..].split(|byte| *byte == b'\n');
-                lines.find_map(|line| line.strip_prefix(name).map(<[u8]>::trim_ascii))
-            };
-            if field(b"event:") == Some(self.event.as_bytes())
-                && let Some(data) = field(b"data:")
-            {
-                return serde_json::from_slice(data).map(Some).map_err(|error| {
-                    Failure::failed(format!("the node sends something else: {error}"))
-                });
-            }
-        }
-        Ok(None)
     }
 }
 
@@ -538,9 +489,3 @@ fn no_answer(place: &str, error: &std::io::Error) -> Failure {
 
 /// What the node needs for any call that waits for nobody.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Every agent of a large mesh, with all that it says of itself.
-const AGENTS_MAX: usize = 64 << 20;
-
-/// The largest body, escaped, and what surrounds it.
-const EVENT_MAX: usize = 6 * wire::message::MAX_BODY + (64 << 10);

@@ -151,7 +151,6 @@ impl Watch {
             let seen = self.next(value);
             if seen[field] == value {
                 let took = begun.elapsed();
-                println!("{field} {value}: {took:?}");
                 assert!(took < time, "{field} {value} after {took:?}");
                 return seen;
             }

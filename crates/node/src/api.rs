@@ -18,6 +18,7 @@ mod listen;
 mod messages;
 mod metrics;
 mod observe;
+mod parts;
 mod refused;
 mod serve;
 

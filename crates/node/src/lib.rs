@@ -18,6 +18,7 @@ mod run;
 mod sessions;
 pub mod spool;
 pub mod state;
+pub mod streams;
 mod view;
 pub mod world;
 

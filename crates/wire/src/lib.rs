@@ -10,6 +10,7 @@ pub mod frame;
 pub mod link;
 pub mod map;
 pub mod message;
+pub mod parts;
 pub mod peer;
 pub mod probe;
 pub mod profile;

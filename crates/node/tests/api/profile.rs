@@ -150,7 +150,7 @@ async fn a_watcher_is_shown_the_list_at_the_start_and_each_change_once_a_second_
         .call(&admin, "DELETE", "/v1/admin/agents/planner", "")
         .await;
     place.set_agents(|agents| agents.clear());
-    assert!(watch.end().await, "whoever is removed sees no more");
+    assert!(watch.is_over().await, "whoever is removed sees no more");
 }
 
 async fn local(place: &Place) -> Value {
