@@ -46,10 +46,7 @@ fn what_an_agent_says_and_does_is_seen_on_another_gateway_within_a_moment() {
     assert_eq!(entry["presence"], "away", "nobody has called for it yet");
     assert_eq!(entry["description"], "Writes Rust.");
     assert_eq!(entry["skills"][0]["id"], "review");
-    assert_eq!(
-        entry["streams"], false,
-        "the first policy has no verb stream"
-    );
+    assert_eq!(entry["streams"], true, "as the first policy says");
     let table = ok(&a, &["agents", "--as", "planner"], "");
     assert!(
         table.contains("review,test") && table.contains("Writes Rust."),
