@@ -35,7 +35,7 @@ pub enum Access {
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::new(Verb::Post, "/v1/send", Access::Agent),
         Self::new(Verb::Post, "/v1/ask", Access::Agent),
         Self::new(Verb::Get, "/v1/messages", Access::Agent),
@@ -50,6 +50,9 @@ impl Route {
         Self::new(Verb::Post, "/v1/messages/{id}/cancel", Access::Agent),
         Self::new(Verb::Post, "/v1/messages/{id}/parts", Access::Agent),
         Self::new(Verb::Get, "/v1/messages/{id}/parts", Access::Agent),
+        Self::new(Verb::Get, "/mcp", Access::Agent),
+        Self::new(Verb::Post, "/mcp", Access::Agent),
+        Self::new(Verb::Delete, "/mcp", Access::Agent),
         Self::new(Verb::Get, "/v1/agents", Access::Any),
         Self::new(Verb::Get, "/v1/agents/stream", Access::Any),
         Self::new(Verb::Post, "/v1/profile", Access::Agent),

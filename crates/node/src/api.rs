@@ -3,7 +3,8 @@
 //! ```text
 //! unix socket ──┐                    ┌─► messages   send, ask, receive, follow, ack, reply
 //!               ├─► gate ─► router ──┼─► admin      agents and their tokens
-//! 127.0.0.1:n ──┘                    └─► node       status, policy, ping, health, metrics
+//! 127.0.0.1:n ──┘                    ├─► node       status, policy, ping, health, metrics
+//!                                    └─► mcp        the agent's verbs as tools for a model
 //! ```
 //! **Invariants** (design invariant 11). Nothing is answered before the [`gate`](self) knows who
 //! asks. The admin is known on the unix socket alone, by its token and its uid; loopback TCP takes
@@ -15,6 +16,7 @@ mod directory;
 mod extract;
 mod gate;
 mod listen;
+mod mcp;
 mod messages;
 mod metrics;
 mod observe;
@@ -131,6 +133,7 @@ struct Shared {
     own_uid: u32,
     counters: Counters,
     seen: observe::Seen,
+    mcp: mcp::Mcp,
     /// Its other end is dropped when the API stops.
     stopping: watch::Receiver<()>,
 }

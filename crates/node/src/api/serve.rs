@@ -30,7 +30,7 @@ use super::gate::{Caller, Peer};
 use super::listen::{ApiError, Listeners, admin_token};
 use super::observe::Seen;
 use super::refused::Refused;
-use super::{ApiConfig, Counters, NodeView, Shared, admin, directory, messages, parts};
+use super::{ApiConfig, Counters, NodeView, Shared, admin, directory, mcp, messages, parts};
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
@@ -78,6 +78,7 @@ impl Api {
             own_uid: rustix::process::geteuid().as_raw(),
             counters: Counters::default(),
             seen: Seen::new(),
+            mcp: mcp::Mcp::default(),
             stopping,
         };
         Ok(Self {
@@ -147,6 +148,7 @@ impl Api {
             }
         }
         drop(stop);
+        shared.mcp.stop();
         let ended = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(GRACE, ended).await.is_err() {
             connections.shutdown().await;
@@ -262,6 +264,7 @@ fn router(shared: Arc<Shared>) -> Router {
             "/v1/messages/{id}/parts",
             get(parts::follow).post(parts::publish),
         )
+        .route("/mcp", get(mcp::serve).post(mcp::serve).delete(mcp::serve))
         .route("/v1/agents", get(directory::agents))
         .route("/v1/agents/stream", get(directory::stream))
         .route("/v1/profile", post(directory::profile))
