@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod agents;
 mod beacon;
 mod bench;
 mod client;
@@ -82,8 +83,8 @@ enum Command {
     Reject(send::RejectArgs),
     /// Serve the mesh as tools for a model (MCP), on stdin and stdout
     Mcp(mcp::Args),
-    /// List every agent that may be reached, on which gateway, last seen
-    Agents(inspect::AgentsArgs),
+    /// List every agent that may be reached: where, whether it is there, what it can do
+    Agents(agents::AgentsArgs),
     /// Measure the way to a gateway or an agent
     Ping(inspect::PingArgs),
     /// Check, test, push or show the access policy
@@ -139,7 +140,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Cancel(args) => send::cancel(&args, context),
         Command::Reject(args) => send::reject(args, context),
         Command::Mcp(args) => mcp::run(&args, context),
-        Command::Agents(args) => inspect::agents(args, context),
+        Command::Agents(args) => agents::run(args, context),
         Command::Ping(args) => inspect::ping(args, context),
         Command::Policy(args) => policy_verbs::run(args, context),
         Command::Status(args) => inspect::status(&args, context),
