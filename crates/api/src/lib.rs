@@ -21,7 +21,7 @@ pub use failure::{ErrorAnswer, Failure};
 pub use kill::{KillApplied, KillRequest, RevocationsStatus};
 pub use message::{
     AckAnswer, AckRequest, Acked, AskRequest, HeartbeatRequest, Kind, Received, ReceivedList,
-    Reply, ReplyRequest, SendAnswer, SendRequest, State,
+    RejectRequest, Reply, ReplyRequest, SendAnswer, SendRequest, State,
 };
 pub use node::{
     BeaconStatus, Health, Isolation, MapStatus, NodeStatus, Path, PathKind, PeerPath, PeerStatus,

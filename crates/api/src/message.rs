@@ -29,6 +29,14 @@ pub struct SendRequest {
     /// Whether an answer is expected, to arrive as a `reply`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reply_expected: bool,
+    /// What led to it: the id of a message that this agent was shown, or `none`. Absent: the last
+    /// message that it was shown from the addressed agent, where the two take turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// Which thread of talk it belongs to: 1 to 64 letters, digits, `.`, `_`, `:` or `-`. An answer
+    /// carries it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
 }
 
 /// `POST /v1/ask`: take a message and wait for its answer.
@@ -55,6 +63,12 @@ pub struct AskRequest {
     /// How long the caller waits; the message lives on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// As in [`SendRequest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// As in [`SendRequest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
 }
 
 /// `POST /v1/messages/{id}/reply`: answer a message, and ack it in the same fsync.
@@ -90,6 +104,15 @@ pub struct HeartbeatRequest {
     /// From now; 30 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_s: Option<u64>,
+}
+
+/// `POST /v1/messages/{id}/reject`: this agent will never do it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RejectRequest {
+    /// Kept with the dead letter on this gateway; the sender hears `rejected` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// How a message stands. What was never accepted has `error` and a status of 4xx.
@@ -169,6 +192,16 @@ pub struct Received {
     pub attempt: u32,
     /// Whether it wants an answer.
     pub reply_expected: bool,
+    /// Whether it wants the answer's parts as they come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
+    /// Which thread of talk it belongs to, in the sender's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
+    /// The first message of the chain that led to it; its own id where nothing did.
+    pub root: String,
+    /// How many messages led to it.
+    pub depth: u8,
     /// The message that this answers, or that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_reply_to: Option<String>,
@@ -224,6 +257,8 @@ impl AskRequest {
             ttl_s,
             id,
             timeout_ms,
+            cause,
+            conversation,
         } = self;
         let send = SendRequest {
             to,
@@ -233,6 +268,8 @@ impl AskRequest {
             ttl_s,
             id,
             reply_expected: true,
+            cause,
+            conversation,
         };
         (send, timeout_ms)
     }

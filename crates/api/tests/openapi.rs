@@ -7,8 +7,8 @@ use api::{
     BeaconStatus, Body, ErrorAnswer, Failure, Health, HeartbeatRequest, Isolation, KillApplied,
     KillRequest, Kind, LocalAgentEntry, LocalAgents, MapStatus, NodeStatus, OPENAPI, Path,
     PathKind, PeerPath, PeerStatus, Ping, PingRequest, Policy, PolicyStatus, Received,
-    ReceivedList, Reply, ReplyRequest, RevocationsStatus, Route, SendAnswer, SendRequest, State,
-    Status, Timestamp,
+    ReceivedList, RejectRequest, Reply, ReplyRequest, RevocationsStatus, Route, SendAnswer,
+    SendRequest, State, Status, Timestamp,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -107,6 +107,10 @@ fn every_answer_is_valid_by_the_document() {
             created_at: Timestamp(1_795_470_123_456),
             attempt: 1,
             reply_expected: true,
+            stream: true,
+            conversation: Some("c-1".into()),
+            root: ID.into(),
+            depth: 1,
             in_reply_to: Some(ID.into()),
             error: Some(failure.clone()),
         };
@@ -312,6 +316,8 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
         ttl_s: Some(60),
         id: Some(ID.into()),
         reply_expected: true,
+        cause: Some("none".into()),
+        conversation: Some("c-1".into()),
     };
     request("SendRequest", &send);
     let ask = AskRequest {
@@ -322,8 +328,16 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
         ttl_s: None,
         id: None,
         timeout_ms: Some(1000),
+        cause: Some(ID.into()),
+        conversation: None,
     };
     request("AskRequest", &ask);
+    request(
+        "RejectRequest",
+        &RejectRequest {
+            reason: Some("not mine".into()),
+        },
+    );
     request(
         "ReplyRequest",
         &ReplyRequest {

@@ -46,6 +46,17 @@ pub struct SendArgs {
     /// The body's media type [default: text/plain, or application/octet-stream where it is no text]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
+    /// The message that led to this one, or none. A command that `recv --exec` runs says it by itself
+    #[arg(
+        long,
+        value_name = "ID|none",
+        env = "CRABMESH_MESSAGE_ID",
+        default_value = "none"
+    )]
+    pub cause: String,
+    /// Which thread of talk it belongs to; an answer carries it back
+    #[arg(long, value_name = "NAME")]
+    pub conversation: Option<String>,
 }
 
 /// Answer a message; implies the ack.
@@ -94,6 +105,8 @@ pub fn send(args: SendArgs, context: &Context) -> Result<(), Failure> {
             .try_into()
             .unwrap_or(u64::MAX),
     );
+    let cause = Some(args.cause);
+    let conversation = args.conversation;
     let mut client = Client::for_agent(context, &args.who)?;
     let to = args.to;
     context.block_on(async move {
@@ -107,6 +120,8 @@ pub fn send(args: SendArgs, context: &Context) -> Result<(), Failure> {
                 ttl_s,
                 id,
                 timeout_ms,
+                cause,
+                conversation,
             };
             client.post_raw("/v1/ask", &ask, args.timeout).await?
         } else {
@@ -118,6 +133,8 @@ pub fn send(args: SendArgs, context: &Context) -> Result<(), Failure> {
                 ttl_s,
                 id,
                 reply_expected: false,
+                cause,
+                conversation,
             };
             client.post_raw("/v1/send", &send, Duration::ZERO).await?
         };

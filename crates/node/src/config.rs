@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::api::ApiConfig;
+use crate::messages::Budgets;
 use crate::spool::Durability;
 
 /// How a gateway runs.
@@ -27,8 +28,47 @@ pub struct Config {
     pub log: Option<String>,
     /// The local API.
     pub api: ApiConfig,
+    /// How many messages may lead to each other.
+    pub loops: Loops,
     /// What `accepted` and `stored` wait for. Only `crabmesh bench` says anything but `full`.
     pub durability: Durability,
+}
+
+/// How much may follow from one message: see [`Budgets`]. More is refused as `loop`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Loops {
+    /// Messages in one chain between the same two agents, answers included.
+    pub back_and_forth: u8,
+    /// Messages in one chain, whoever they are between.
+    pub depth: u8,
+    /// Messages of one root that pass this gateway.
+    pub per_root: u32,
+}
+
+impl Default for Loops {
+    fn default() -> Self {
+        let Budgets {
+            bounces,
+            depth,
+            per_root,
+        } = Budgets::default();
+        Self {
+            back_and_forth: bounces,
+            depth,
+            per_root,
+        }
+    }
+}
+
+impl From<Loops> for Budgets {
+    fn from(loops: Loops) -> Self {
+        Self {
+            bounces: loops.back_and_forth,
+            depth: loops.depth,
+            per_root: loops.per_root,
+        }
+    }
 }
 
 impl Config {

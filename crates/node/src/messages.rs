@@ -22,8 +22,8 @@ use identity::{AgentAddress, AgentName, NodeId};
 use wire::message::MessageFrame;
 use wire::{InstanceId, MessageId};
 
-pub use handle::{Follow, Messages, fresh_id};
-pub use router::{Delivery, DeliveryKind, Failure, Refusal, State, Status};
+pub use handle::{Follow, Followed, Messages, fresh_id};
+pub use router::{Budgets, Delivery, DeliveryKind, Failure, Origin, Refusal, State, Status};
 pub use task::{MessagesConfig, MessagesEnds, Plane, start};
 
 /// A local agent, as its API token proves it.
@@ -44,6 +44,12 @@ pub struct Draft {
     pub to: AgentAddress,
     /// Whether it expects an answer: verb `request` instead of `send`.
     pub expects_reply: bool,
+    /// Whether the answer's parts are wanted as they come: verb `stream`. Then it expects an answer.
+    pub stream: bool,
+    /// What led to it.
+    pub origin: Origin,
+    /// Which thread of talk it belongs to: see [`wire::message::is_conversation`].
+    pub conversation: Option<String>,
     /// At most [`router::limits::MAX_TTL`]; without one [`router::limits::DEFAULT_TTL`].
     pub ttl: Option<Duration>,
     /// A media type, at most [`wire::message::MAX_CONTENT_TYPE`] printable ASCII bytes.
@@ -123,6 +129,7 @@ pub enum SendError {
 
 /// What happens on the way to other gateways.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "moved once, into a channel")]
 pub enum PeerInput {
     /// The message streams with that peer are up, and each side's hello was judged.
     Up(NodeId),
@@ -134,6 +141,7 @@ pub enum PeerInput {
 
 /// What the plane wants of the way to other gateways.
 #[derive(Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "moved once, into a channel")]
 pub enum PeerOutput {
     /// Send this to a peer that is up. Frames to one peer keep their order.
     Frame(NodeId, MessageFrame),

@@ -129,6 +129,7 @@ pub async fn run(
             .collect(),
         spool: Spool::open(&state, config.durability)?,
         world: world.clone(),
+        budgets: config.loops.into(),
         seed: seed()?,
     });
 

@@ -201,6 +201,9 @@ async fn live(home: &Path, base: u64, accepted: BTreeSet<u64>) {
                     id: Some(MessageId::new(base, random)),
                     to: "coder@gw-b".parse().expect("an address"),
                     expects_reply: is_request(*n),
+                    stream: false,
+                    origin: node::messages::Origin::Nothing,
+                    conversation: None,
                     ttl: None,
                     content_type: "text/plain".into(),
                     body: Bytes::from(n.to_string()),
@@ -311,6 +314,7 @@ fn plane(home: &Path, name: &str, agent: &str) -> Running {
     );
     let (world, world_out) = watch::channel(world_of(name));
     let (messages, ends, plane) = start(MessagesConfig {
+        budgets: node::messages::Budgets::default(),
         node: id_of(name),
         agents: vec![agent.clone()],
         spool,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use identity::{AgentAddress, NodeId};
 use policy::{Bucket, Verdict};
-use wire::message::{Kind, MAX_BODY, MessageFrame, MessageKey, Nack};
+use wire::message::{Kind, MAX_BODY, MessageFrame, MessageKey, Nack, is_conversation};
 use wire::{Envelope, InstanceId, MessageId};
 
 use crate::inbox::{Content, PairKey, Phase};
@@ -120,7 +120,7 @@ impl Router {
                     None => return Judged::Refuse(Nack::NoOpenRequest),
                 }
             }
-            Kind::Message | Kind::Request => None,
+            Kind::Message | Kind::Request | Kind::Stream => None,
         };
         if after > pending {
             return Judged::Refuse(Nack::OutOfOrder);
@@ -167,7 +167,10 @@ impl Router {
         if it.expires_at_ms() <= now_ms {
             return Err(Nack::Expired);
         }
-        match it.hops_left == 0 || it.depth > limits::MAX_DEPTH {
+        if !it.conversation.as_deref().is_none_or(is_conversation) {
+            return Err(Nack::Schema);
+        }
+        match it.hops_left == 0 || self.causes.excess(it).is_some() {
             true => Err(Nack::Loop),
             false => Ok(()),
         }
@@ -261,9 +264,11 @@ impl Router {
             subject: match envelope.kind {
                 Kind::Message => Subject::Message,
                 Kind::Request => Subject::Request,
+                Kind::Stream => Subject::Stream,
                 Kind::Reply { in_reply_to } => Subject::Reply { in_reply_to },
             },
-            depth: envelope.depth,
+            cause: envelope.cause,
+            conversation: envelope.conversation,
             created_at_ms: envelope.created_at_ms,
             ttl_ms: envelope.ttl_ms,
             content_type: envelope.content_type,
@@ -272,6 +277,10 @@ impl Router {
             shown: 0,
             strikes: 0,
         };
+        // What an agent here sent to another here was counted on its way out.
+        if peer != self.node {
+            self.causes.count(letter.cause, self.now);
+        }
         if let Some(request) = answers
             && let Some(message) = self.outbox.messages.get_mut(&request)
         {
@@ -320,6 +329,7 @@ impl Router {
         *phase = Phase::Ready;
         let (owner, node, key) = (letter.owner.instance, letter.node, letter.key);
         let (notice, sequence, pair_key) = (letter.is_notice(), letter.sequence, letter.pair_key());
+        let cancelled = entry.cancelled;
         if let Some(mailbox) = self.inbox.mailboxes.get_mut(&owner) {
             mailbox.ready.insert(row);
         }
@@ -337,6 +347,9 @@ impl Router {
             if let Some(request) = message.filter(|it| it.watched).map(|it| it.key()) {
                 self.answer_from_inbox(owner, request.id, key.id);
             }
+        }
+        if cancelled {
+            return self.settle_cancelled(row);
         }
         if doubted
             && self.is_ready(row)

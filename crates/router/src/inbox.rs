@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     pub(crate) answered: bool,
     /// Its time to live has passed; what is left is to forget it.
     pub(crate) expired: bool,
+    /// Its sender took it back after it had been shown.
+    pub(crate) cancelled: bool,
     pub(crate) content: Content,
 }
 
@@ -229,6 +231,7 @@ impl Inbox {
                 expires,
                 answered: false,
                 expired: false,
+                cancelled: false,
                 content,
             },
         );

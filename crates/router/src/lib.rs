@@ -20,8 +20,10 @@
 pub mod limits;
 
 mod arrival;
+mod causes;
 mod clock;
 mod early;
+mod ended;
 mod inbox;
 mod outbox;
 mod rates;
@@ -32,12 +34,13 @@ mod rows;
 mod sender;
 mod words;
 
+pub use causes::Budgets;
 pub use clock::Clock;
 pub use router::{Accept, Counters, Event, HolderId, Output, Router, Stats, Ticket};
 pub use rows::{
-    DeadRow, InboxRow, Known, Letter, OutboxRow, Row, RowId, Sent, Subject, Table, Write,
+    DeadRow, InboxRow, Known, Letter, OutboxRow, Row, RowId, Sent, Subject, Table, Write, v1,
 };
 pub use words::{
-    Agent, Answer, Authority, BLOCKED, CUT_OFF, Delivery, DeliveryKind, Draft, Failure, Refusal,
-    State, Status, cause_of,
+    Agent, Answer, Authority, BLOCKED, CANCELLED, CUT_OFF, Delivery, DeliveryKind, Draft, Failure,
+    Origin, Refusal, State, Status, cause_of,
 };

@@ -12,8 +12,13 @@ pub const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
 pub const DEDUPE_GRACE: Duration = Duration::from_secs(10 * 60);
 /// Gateways that a message may cross.
 pub const HOPS: u8 = 8;
-/// Answers to answers.
+/// Messages that lead to each other, one after the other.
 pub const MAX_DEPTH: u8 = 16;
+/// Of these, messages back and forth between the same two agents. Proposed by us: six rounds.
+pub const MAX_BOUNCES: u8 = 12;
+/// Messages that one may lead to, as far as they pass one gateway. Proposed by us: a request that is
+/// shared out among fifty agents, and their answers.
+pub const MAX_PER_ROOT: u32 = 100;
 
 /// How long a message is hidden after it was shown, unless a heartbeat says otherwise.
 pub const VISIBILITY: Duration = Duration::from_secs(30);

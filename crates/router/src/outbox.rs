@@ -25,6 +25,8 @@ pub(crate) struct Outbox {
     pub(crate) lane_ids: BTreeMap<LaneKey, LaneId>,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) usage: BTreeMap<InstanceId, Usage>,
+    /// Taken back by their agents, and their receivers are not known to have heard.
+    pub(crate) taken_back: BTreeSet<(NodeId, RowId)>,
     next_lane: u64,
 }
 
@@ -44,6 +46,8 @@ pub(crate) struct Outgoing {
     pub(crate) expired: bool,
     /// Its reply was handed over before it was stored.
     pub(crate) handed_over: bool,
+    /// Its agent was told that what it led to was stopped.
+    pub(crate) looped: bool,
 }
 
 /// Where a message is.
@@ -142,6 +146,14 @@ impl Peer {
 }
 
 impl Outbox {
+    /// Whether a message of a lane is in flight.
+    pub(crate) fn flies(&self, lane: LaneId, row: RowId) -> bool {
+        self.lanes.get(&lane).is_some_and(|lane| {
+            let at = lane.queue.binary_search(&row);
+            at.is_ok_and(|at| at < lane.flying)
+        })
+    }
+
     /// Puts a durable message at the end of its lane.
     pub(crate) fn enqueue(&mut self, row: RowId) {
         let Some(message) = self.messages.get_mut(&row) else {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use policy::Verdict;
-use wire::message::{Kind, MessageFrame, MessageKey, Nack, Stage};
+use wire::message::{Cause, Kind, MessageFrame, MessageKey, Nack, Stage};
 use wire::{InstanceId, MessageId};
 
 use crate::inbox::{Content, Holder, Phase};
@@ -108,6 +108,9 @@ impl Router {
             .get(&(instance, id))
             .ok_or(Refusal::NotFound)?;
         let entry = self.inbox.entries.get_mut(&row).ok_or(Refusal::NotFound)?;
+        if entry.cancelled {
+            return Err(Refusal::Cancelled);
+        }
         let Content::Letter { phase, .. } = &mut entry.content else {
             return Ok(());
         };
@@ -184,7 +187,8 @@ impl Router {
             epoch: self.epoch,
             sequence: 0,
             subject: Subject::Failure { of, error },
-            depth: 0,
+            cause: Cause::none(id),
+            conversation: None,
             created_at_ms: id.unix_ms(),
             ttl_ms,
             content_type: "text/plain".into(),
@@ -285,6 +289,7 @@ impl Router {
         let kind = match letter.subject {
             Subject::Message => Kind::Message,
             Subject::Request => Kind::Request,
+            Subject::Stream => Kind::Stream,
             Subject::Reply { in_reply_to } => Kind::Reply { in_reply_to },
             Subject::Failure { .. } => return None,
         };
@@ -315,6 +320,7 @@ impl Router {
         }
         self.store_some_time(write.into_iter().collect());
         self.counters.shown += 1;
+        self.note_shown(row);
         if shown == 1 && !notice {
             self.send_frame(
                 node,
@@ -438,7 +444,7 @@ impl Router {
         }
         let held = self.inbox.entries.iter().filter(|(_, entry)| {
             entry.letter().is_some_and(|(letter, phase)| {
-                letter.subject == Subject::Request && matches!(phase, Phase::Held { .. })
+                letter.subject.expects_reply() && matches!(phase, Phase::Held { .. })
             })
         });
         for row in held.map(|(row, _)| *row).collect::<Vec<_>>() {
@@ -500,6 +506,10 @@ impl Router {
                 ("agent_removed", _) => MessageFrame::Refused {
                     key,
                     nack: Nack::UnknownAgent,
+                },
+                ("rejected", _) => MessageFrame::Refused {
+                    key,
+                    nack: Nack::Rejected,
                 },
                 _ => MessageFrame::Progress {
                     key,
@@ -636,7 +646,7 @@ impl Letter {
             id: self.key.id,
             kind: match &self.subject {
                 Subject::Message => DeliveryKind::Message,
-                Subject::Request => DeliveryKind::Request,
+                Subject::Request | Subject::Stream => DeliveryKind::Request,
                 Subject::Reply { in_reply_to } => DeliveryKind::Reply {
                     in_reply_to: *in_reply_to,
                 },
@@ -651,6 +661,9 @@ impl Letter {
             body: self.body.clone(),
             created_at_ms: self.created_at_ms,
             attempt: self.shown,
+            stream: self.subject == Subject::Stream,
+            conversation: self.conversation.clone(),
+            cause: self.cause,
         }
     }
 }

@@ -116,7 +116,11 @@ impl Router {
             open,
             expired: false,
             handed_over: false,
+            looped: false,
         };
+        if message.sent.taken_back {
+            self.outbox.taken_back.insert((message.sent.node, row));
+        }
         self.outbox.messages.insert(row, Box::new(message));
     }
 
@@ -155,6 +159,7 @@ impl Router {
             expires,
             answered,
             expired: false,
+            cancelled: false,
             content,
         };
         let pair_key = entry.pair_key();

@@ -9,6 +9,7 @@ use identity::{AgentName, NodeId};
 use wire::message::{MessageFrame, MessageKey};
 use wire::{InstanceId, MessageId};
 
+use crate::causes::Causes;
 use crate::clock::{Clock, Dice};
 use crate::inbox::{Content, Inbox, Mailbox, Phase};
 use crate::limits;
@@ -29,6 +30,8 @@ pub struct Router {
     pub(crate) inbox: Inbox,
     /// What the rate guards let pass, of what comes in.
     pub(crate) rates: Rates,
+    /// What led to what.
+    pub(crate) causes: Causes,
     pub(crate) counters: Counters,
     next_row: u64,
     /// Rows below are from before this start.
@@ -158,6 +161,22 @@ pub enum Event {
         /// The peer.
         peer: NodeId,
     },
+    /// The sender took a message back that an agent here was shown.
+    Cancelled {
+        /// The agent's life.
+        instance: InstanceId,
+        /// The message.
+        id: MessageId,
+    },
+    /// A message of a local agent was one too many of those that led to each other.
+    Looped {
+        /// The message.
+        key: MessageKey,
+        /// The first of the chain.
+        root: MessageId,
+        /// How many came before.
+        depth: u8,
+    },
     /// An agent was removed; whoever was shown its messages gets no more.
     AgentGone {
         /// Its life.
@@ -190,6 +209,10 @@ pub struct Counters {
     pub shown: u64,
     /// Acks.
     pub acked: u64,
+    /// Messages to local agents that their senders took back.
+    pub cancelled: u64,
+    /// Chains of messages that were stopped here or, as their next gateway said, there.
+    pub loops: u64,
     /// Messages to local agents that were given up.
     pub dead_letters: u64,
     /// Dead letters that were dropped, the oldest first, as there is no room for more.
@@ -236,6 +259,8 @@ pub(crate) enum Pending {
     },
     /// An ack alone.
     Ack { row: RowId },
+    /// That a message was taken back.
+    Cancel { peer: NodeId, key: MessageKey },
     /// Nothing but that everything before it is stored.
     Flush,
 }
@@ -278,6 +303,7 @@ impl Router {
             outbox,
             inbox: Inbox::default(),
             rates: Rates::default(),
+            causes: Causes::default(),
             counters: Counters::default(),
             next_row: first_row.0.max(1),
             first_row,
@@ -384,6 +410,7 @@ impl Router {
             self.timers.remove(&(at, Timer::Dial(peer)));
         }
         self.to_pump.insert(peer);
+        self.say_cancels(peer);
     }
 
     /// The session is gone, and with it what was in flight.
@@ -405,6 +432,8 @@ impl Router {
             MessageFrame::Stored { key } => self.handle_stored_there(peer, key),
             MessageFrame::Refused { key, nack } => self.handle_refused(peer, key, nack),
             MessageFrame::Progress { key, stage } => self.handle_progress(peer, key, stage),
+            MessageFrame::Cancel { key } => self.handle_cancel(peer, key),
+            MessageFrame::Looped { key } => self.handle_looped(peer, key),
         }
     }
 
@@ -422,6 +451,7 @@ impl Router {
                 Pending::Receive { row, answers, .. } => self.received(row, answers, doubted),
                 Pending::Late { row, .. } => self.received_late(row),
                 Pending::Ack { row } => self.acked(row),
+                Pending::Cancel { peer, key } => self.cancelled(peer, key),
                 Pending::Flush => {}
             }
         }
@@ -449,6 +479,8 @@ impl Router {
                 }
                 Pending::Late { row, request } => self.late_failed(row, request),
                 Pending::Ack { row } => self.ack_failed(row),
+                // Its sender says so again, with the next session.
+                Pending::Cancel { .. } => {}
                 Pending::Flush => {}
             }
         }

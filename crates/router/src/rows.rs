@@ -1,10 +1,12 @@
 //! What survives a crash. A row is a value of its own: any one of them can be written, replaced or
 //! deleted alone, and [`Router::restore`](crate::Router::restore) makes the same router of them.
 
+pub mod v1;
+
 use bytes::Bytes;
 use identity::{AgentAddress, AgentName, NodeId};
 use serde::{Deserialize, Serialize};
-use wire::message::MessageKey;
+use wire::message::{Cause, MessageKey};
 use wire::{Envelope, InstanceId, MessageId};
 
 use crate::words::{Agent, Failure, State};
@@ -92,14 +94,16 @@ pub struct Sent {
     pub hash: [u8; 16],
     /// Whether an answer may come.
     pub expects_reply: bool,
-    /// How many answers led to it.
-    pub depth: u8,
+    /// Whether its parts may come before it.
+    pub stream: bool,
     /// The answer that came.
     pub reply: Option<MessageId>,
     /// How far it came.
     pub state: State,
     /// Why no further.
     pub error: Option<Failure>,
+    /// Its agent took it back, and the receiver is not known to have heard.
+    pub taken_back: bool,
     /// Milliseconds since 1970.
     pub created_at_ms: u64,
     /// In milliseconds.
@@ -136,8 +140,10 @@ pub struct Letter {
     pub sequence: u64,
     /// What it is about.
     pub subject: Subject,
-    /// How many answers led to it.
-    pub depth: u8,
+    /// What led to it.
+    pub cause: Cause,
+    /// Which thread of talk it belongs to.
+    pub conversation: Option<Box<str>>,
     /// Milliseconds since 1970, by the sender's clock.
     pub created_at_ms: u64,
     /// In milliseconds.
@@ -173,6 +179,8 @@ pub enum Subject {
         /// Why.
         error: Failure,
     },
+    /// An answer is expected, and its parts as they come.
+    Stream,
 }
 
 /// A message that was in an inbox.
@@ -192,8 +200,10 @@ pub struct Known {
     pub sequence: u64,
     /// Tells a resend from another message of the same id.
     pub hash: [u8; 16],
-    /// How many answers led to it.
-    pub depth: u8,
+    /// What led to it.
+    pub cause: Cause,
+    /// Which thread of talk it belonged to.
+    pub conversation: Option<Box<str>>,
     /// Whether an answer to it may still be made here.
     pub open: bool,
     /// Milliseconds since 1970.
@@ -248,6 +258,13 @@ impl Table {
     }
 }
 
+impl Subject {
+    /// Whether an answer is expected.
+    pub fn expects_reply(&self) -> bool {
+        matches!(self, Self::Request | Self::Stream)
+    }
+}
+
 impl Letter {
     /// What is left of it when it is settled.
     pub(crate) fn known(&self, open: bool) -> Known {
@@ -259,8 +276,9 @@ impl Letter {
             epoch: self.epoch,
             sequence: self.sequence,
             hash: self.hash,
-            depth: self.depth,
-            open: open && self.subject == Subject::Request,
+            cause: self.cause,
+            conversation: self.conversation.clone(),
+            open: open && self.subject.expects_reply(),
             created_at_ms: self.created_at_ms,
             ttl_ms: self.ttl_ms,
         }
@@ -282,6 +300,7 @@ pub(crate) fn content_hash(envelope: &Envelope) -> [u8; 16] {
     match envelope.kind {
         Kind::Message => field(&[0]),
         Kind::Request => field(&[1]),
+        Kind::Stream => field(&[2]),
         Kind::Reply { in_reply_to } => field(&in_reply_to.to_bytes()),
     }
     // A reply lives for what is left of its request, which is less at each retry.
@@ -290,6 +309,10 @@ pub(crate) fn content_hash(envelope: &Envelope) -> [u8; 16] {
     }
     field(envelope.content_type.as_bytes());
     field(&envelope.body);
+    // What led to it is no part of it: a retry is the same message.
+    if let Some(conversation) = &envelope.conversation {
+        field(conversation.as_bytes());
+    }
     let digest = hash.finalize();
     *digest.first_chunk().expect("32 bytes hold 16")
 }

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use identity::{AgentAddress, AgentName, NodeId, UnixTime};
 use policy::{MessageRequest, Verb, Verdict};
-use wire::message::{Kind, MAX_BODY, MAX_CONTENT_TYPE, MessageFrame, MessageKey, Nack, Stage};
+use wire::message::{
+    Cause, Kind, MAX_BODY, MAX_CONTENT_TYPE, MessageFrame, MessageKey, Nack, Stage, is_conversation,
+};
 use wire::{Envelope, InstanceId, MessageId};
 
 use crate::inbox::{Content, Phase};
 use crate::limits;
 use crate::outbox::{LaneId, LaneKey, Outgoing, Place};
 use crate::router::{Accept, Event, Pending, Router, Timer};
-use crate::rows::{DeadRow, InboxRow, Row, RowId, Sent, Subject, Table, Write, content_hash};
+use crate::rows::{DeadRow, InboxRow, Row, RowId, Sent, Table, Write, content_hash};
 use crate::words::{Agent, Answer, CUT_OFF, Draft, Failure, Refusal, State, Status};
 
 impl Router {
@@ -71,10 +73,10 @@ impl Router {
         if !self.inbox.mailboxes.contains_key(&from.instance) {
             return Err(Refusal::UnknownAgent);
         }
-        let kind = if draft.expects_reply {
-            Kind::Request
-        } else {
-            Kind::Message
+        let kind = match (draft.stream, draft.expects_reply) {
+            (true, _) => Kind::Stream,
+            (false, true) => Kind::Request,
+            (false, false) => Kind::Message,
         };
         let ttl_ms = u64::try_from(draft.ttl.as_millis()).unwrap_or(u64::MAX);
         let envelope = Envelope {
@@ -88,7 +90,8 @@ impl Router {
             created_at_ms: draft.id.unix_ms(),
             ttl_ms,
             hops_left: limits::HOPS,
-            depth: 0,
+            cause: Cause::none(draft.id),
+            conversation: draft.conversation,
             content_type: draft.content_type,
             body: draft.body,
         };
@@ -96,6 +99,11 @@ impl Router {
         if draft.ttl > limits::MAX_TTL || draft.ttl.is_zero() {
             return Err(Refusal::Schema(
                 "a time to live is between a moment and 7 days",
+            ));
+        }
+        if !envelope.conversation.as_deref().is_none_or(is_conversation) {
+            return Err(Refusal::Schema(
+                "a conversation is 1 to 64 letters, digits, '.', '_', ':' or '-'",
             ));
         }
         let hash = content_hash(&envelope);
@@ -113,6 +121,17 @@ impl Router {
             Verdict::Allowed { .. } => {}
             Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
         }
+        let led = self.origin(
+            from.instance,
+            draft.origin,
+            (node, &envelope.to),
+            envelope.id,
+        )?;
+        let envelope = Envelope {
+            cause: led.cause,
+            ..envelope
+        };
+        self.check_budgets(&envelope, &draft.to, led.by)?;
         self.check_new(&envelope)?;
         Ok(self.accept(node, draft.to, envelope, hash, None))
     }
@@ -130,16 +149,35 @@ impl Router {
             .get(&(from.instance, request))
             .ok_or(Refusal::NotFound)?;
         let (row, entry) = (*row, self.inbox.entries.get(row).ok_or(Refusal::NotFound)?);
-        let (node, to, depth, open) = match &entry.content {
+        if entry.cancelled {
+            return Err(Refusal::Cancelled);
+        }
+        let (node, to, cause, conversation, open) = match &entry.content {
             Content::Letter {
                 phase: Phase::Storing,
                 ..
             } => return Err(Refusal::NotFound),
             Content::Letter { letter, .. } => {
-                let open = letter.subject == Subject::Request;
-                (letter.node, letter.from.clone(), letter.depth, open)
+                let open = letter.subject.expects_reply();
+                let conversation = letter.conversation.clone();
+                (
+                    letter.node,
+                    letter.from.clone(),
+                    letter.cause,
+                    conversation,
+                    open,
+                )
             }
-            Content::Known(known) => (known.node, known.from.clone(), known.depth, known.open),
+            Content::Known(known) => {
+                let conversation = known.conversation.clone();
+                (
+                    known.node,
+                    known.from.clone(),
+                    known.cause,
+                    conversation,
+                    known.open,
+                )
+            }
         };
         let left = entry
             .expires
@@ -162,7 +200,8 @@ impl Router {
                 .unwrap_or(u64::MAX)
                 .saturating_add(self.unix_ms().saturating_sub(answer.id.unix_ms())),
             hops_left: limits::HOPS,
-            depth: depth.saturating_add(1),
+            cause: cause.next(true),
+            conversation,
             content_type: answer.content_type,
             body: answer.body,
         };
@@ -185,9 +224,6 @@ impl Router {
         }
         if answered || !open {
             return Err(Refusal::NotOpen);
-        }
-        if envelope.depth > limits::MAX_DEPTH {
-            return Err(Refusal::Loop);
         }
         self.check_new(&envelope)?;
         Ok(self.accept(node, to, envelope, hash, Some(row)))
@@ -228,7 +264,7 @@ impl Router {
         if usage.rows >= limits::OUTBOX_ROWS || bytes > limits::OUTBOX_BYTES {
             return Err(Refusal::OutboxFull);
         }
-        if envelope.kind == Kind::Request && usage.open >= limits::OPEN_REQUESTS {
+        if envelope.kind.expects_reply() && usage.open >= limits::OPEN_REQUESTS {
             return Err(Refusal::TooManyRequests);
         }
         Ok(())
@@ -252,6 +288,8 @@ impl Router {
             writes.extend(self.begin_answer(acked));
         }
         let key = envelope.key();
+        self.causes.count(envelope.cause, self.now);
+        self.causes.note_sent(key.instance, node, &envelope.to);
         let mut message = Box::new(Outgoing::new(node, to, envelope, hash, expires));
         writes.insert(0, Write::Put(row, message.row()));
         let ticket = self.store(writes, Pending::Accept { row, acks });
@@ -294,12 +332,16 @@ impl Router {
             return;
         };
         let (key, node) = (message.key(), message.sent.node);
+        let taken_back = message.sent.taken_back;
         self.counters.accepted += 1;
         self.outbox.enqueue(row);
         self.to_pump.insert(node);
         self.event(Event::Accepted { key, node });
         if doubted {
             self.judge_row_again(row);
+        }
+        if taken_back {
+            self.take_back(row);
         }
     }
 
@@ -437,7 +479,7 @@ impl Router {
 
     /// The message of that key, where `peer` is the node that it was sent to: nobody else's word
     /// about it counts.
-    fn settled_by(&mut self, peer: NodeId, key: MessageKey) -> Option<RowId> {
+    pub(crate) fn settled_by(&mut self, peer: NodeId, key: MessageKey) -> Option<RowId> {
         let row = self.outbox.by_key.get(&key).copied();
         let sent_there = |row: &RowId| {
             self.outbox
@@ -547,6 +589,9 @@ impl Router {
             return;
         };
         let place = message.place;
+        if nack == Nack::Cancelled {
+            self.cancel_heard(row);
+        }
         if nack.is_final() {
             if let Place::Lane(id) = place {
                 self.call_back(id, row, 1);
@@ -592,7 +637,7 @@ impl Router {
 
     /// Calls back what flies from a refused message on; `skip` where that one itself is settled.
     /// Each offer after it gets an `OutOfOrder` of its own, which says nothing new.
-    fn call_back(&mut self, id: LaneId, row: RowId, skip: usize) {
+    pub(crate) fn call_back(&mut self, id: LaneId, row: RowId, skip: usize) {
         let Some(lane) = self.outbox.lanes.get_mut(&id) else {
             return;
         };
@@ -628,7 +673,8 @@ impl Router {
         message.sent.error = Some(failure.clone());
         let (key, watched) = (message.key(), message.watched);
         let mut writes = Vec::with_capacity(2);
-        let dead = message.envelope.as_ref().map(|envelope| DeadRow {
+        let lost = message.envelope.as_ref().filter(|_| !failure.is_cancel());
+        let dead = lost.map(|envelope| DeadRow {
             instance: message.sent.instance,
             agent: message.sent.from.clone(),
             other: message.sent.to.clone(),
@@ -658,7 +704,7 @@ impl Router {
             error: failure.clone(),
         });
         self.changed(row);
-        if !watched {
+        if !watched && !failure.is_cancel() {
             self.notify(row, failure);
         }
     }
@@ -783,10 +829,10 @@ impl Router {
         let envelope = self.outbox.messages.get(&row)?.envelope.as_ref();
         let bytes = envelope.map(|it| it.body.len());
         let kind = envelope.map_or(
-            if sent.expects_reply {
-                Kind::Request
-            } else {
-                Kind::Message
+            match (sent.stream, sent.expects_reply) {
+                (true, _) => Kind::Stream,
+                (false, true) => Kind::Request,
+                (false, false) => Kind::Message,
             },
             |it| it.kind,
         );
@@ -814,7 +860,18 @@ impl Router {
         match kind {
             Kind::Message => authority.authorize(&request(src, dst, Verb::Send)),
             Kind::Request => authority.authorize(&request(src, dst, Verb::Request)),
-            Kind::Reply { .. } => authority.authorize_reply(&request(dst, src, Verb::Request)),
+            Kind::Stream => authority.authorize(&request(src, dst, Verb::Stream)),
+            Kind::Reply { .. } => {
+                let verdict = authority.authorize_reply(&request(dst, src, Verb::Request));
+                if verdict.is_allowed() {
+                    return verdict;
+                }
+                // It may answer a request that wanted its parts too.
+                match authority.authorize_reply(&request(dst, src, Verb::Stream)) {
+                    allowed @ Verdict::Allowed { .. } => allowed,
+                    Verdict::Denied(_) => verdict,
+                }
+            }
         }
     }
 
@@ -907,6 +964,9 @@ impl Router {
         };
         self.timers.remove(&(message.expires, Timer::Outgoing(row)));
         self.outbox.by_key.remove(&message.key());
+        if message.sent.taken_back {
+            self.outbox.taken_back.remove(&(message.sent.node, row));
+        }
         if let Some(usage) = self.outbox.usage.get_mut(&message.sent.instance) {
             usage.settled.remove(&message.sent.id);
         }
@@ -929,7 +989,7 @@ impl Outgoing {
         hash: [u8; 16],
         expires: Instant,
     ) -> Self {
-        let expects_reply = envelope.kind == Kind::Request;
+        let expects_reply = envelope.kind.expects_reply();
         let sent = Sent {
             instance: envelope.instance,
             from: envelope.from.clone(),
@@ -938,10 +998,11 @@ impl Outgoing {
             to,
             hash,
             expects_reply,
-            depth: envelope.depth,
+            stream: envelope.kind == Kind::Stream,
             reply: None,
             state: State::Accepted,
             error: None,
+            taken_back: false,
             created_at_ms: envelope.created_at_ms,
             ttl_ms: envelope.ttl_ms,
         };
@@ -954,6 +1015,7 @@ impl Outgoing {
             open: expects_reply,
             expired: false,
             handed_over: false,
+            looped: false,
         }
     }
 }

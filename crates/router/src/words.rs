@@ -7,7 +7,7 @@ use bytes::Bytes;
 use identity::{AgentAddress, AgentName, NodeId, NodeName};
 use policy::{Denial, MessageRequest, Verdict};
 use serde::{Deserialize, Serialize};
-use wire::message::Nack;
+use wire::message::{Cause, Nack};
 use wire::{InstanceId, MessageId};
 
 /// A local agent, as its API token proves it.
@@ -45,12 +45,31 @@ pub struct Draft {
     pub to: AgentAddress,
     /// Whether an answer is expected, and so which verb is needed.
     pub expects_reply: bool,
+    /// Whether the answer's parts are wanted as they come; then an answer is expected.
+    pub stream: bool,
+    /// What led to it.
+    pub origin: Origin,
+    /// Which thread of talk it belongs to; an answer carries it back.
+    pub conversation: Option<Box<str>>,
     /// How long after the id's time it may still be delivered.
     pub ttl: Duration,
     /// A media type.
     pub content_type: Box<str>,
     /// Opaque.
     pub body: Bytes,
+}
+
+/// What led to a message, as its agent says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// It does not say: led to by the last message that it was shown from the addressed agent, where
+    /// the two take turns.
+    #[default]
+    Unsaid,
+    /// Nothing: a person, a timer, a program of its own accord.
+    Nothing,
+    /// A message that the agent was shown.
+    Message(MessageId),
 }
 
 /// What an agent wants answered.
@@ -140,6 +159,12 @@ pub struct Delivery {
     pub created_at_ms: u64,
     /// 1 the first time, more when it may have been shown before.
     pub attempt: u32,
+    /// Whether the answer's parts are wanted as they come.
+    pub stream: bool,
+    /// Which thread of talk it belongs to, in the sender's words.
+    pub conversation: Option<Box<str>>,
+    /// What led to it.
+    pub cause: Cause,
 }
 
 /// What a delivery is.
@@ -203,9 +228,17 @@ pub enum Refusal {
     /// The message expects no answer, or has one.
     #[error("the message expects no answer, or was answered before")]
     NotOpen,
-    /// Agents answered each other too often.
-    #[error("too many answers in a row")]
-    Loop,
+    /// Too many messages led to each other: which, and between whom.
+    #[error("{0}")]
+    Loop(Box<str>),
+    /// What is said to have led to the message was never shown to its agent, or is forgotten.
+    #[error(
+        "the message that led to this one is not known: it was never shown to this agent, or is too old"
+    )]
+    UnknownCause,
+    /// The sender took the message back.
+    #[error("its sender took the message back")]
+    Cancelled,
 }
 
 impl State {
@@ -234,7 +267,9 @@ impl Refusal {
             Self::TooManyRequests => "too_many_requests",
             Self::NotFound => "not_found",
             Self::NotOpen => "no_open_request",
-            Self::Loop => "loop",
+            Self::Loop(_) => "loop",
+            Self::UnknownCause => "unknown_cause",
+            Self::Cancelled => CANCELLED,
         }
     }
 }
@@ -292,7 +327,12 @@ impl Failure {
                 "the two gateways' clocks differ too much",
             ),
             Nack::OutOfOrder => ("out_of_order", "an earlier message is missing"),
-            Nack::Loop => ("loop", "too many answers in a row"),
+            Nack::Loop => (
+                "loop",
+                "the receiving gateway stopped it: too many messages led to each other",
+            ),
+            Nack::Rejected => ("rejected", "the receiving agent will not do it"),
+            Nack::Cancelled => (CANCELLED, "its sender took the message back"),
             Nack::Schema => ("schema", "the receiving gateway could not read it"),
             _ => ("refused", "the receiving gateway refused it"),
         };
@@ -324,6 +364,9 @@ pub const BLOCKED: &str = "blocked";
 /// The same of the whole gateway. What waits for it is parked, as it may come back; whoever waits
 /// for its answer is told [`BLOCKED`] at once.
 pub const CUT_OFF: &str = "cut_off";
+
+/// The code of a message that its own agent took back.
+pub const CANCELLED: &str = "cancelled";
 
 /// What of the policy or the operator's word denied it: as in [`Denial::code`], in the words of the
 /// policy file.

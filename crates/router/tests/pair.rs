@@ -972,27 +972,6 @@ fn a_peer_that_is_down_is_wanted_again_and_again_with_patience() {
 }
 
 #[test]
-fn answers_to_answers_end() {
-    let mut pair = Pair::new();
-    let id = pair.ask("deep");
-    pair.sync(A);
-    pair.think(A);
-    let Some(MessageFrame::Offer {
-        mut envelope,
-        after,
-    }) = pair.wire[B].pop_front()
-    else {
-        panic!("an offer");
-    };
-    envelope.depth = 16;
-    let offer = MessageFrame::Offer { envelope, after };
-    pair.sides[B].router.handle_frame(id_of(A), offer, pair.now);
-    pair.receive(B, 1);
-
-    assert_eq!(pair.reply(id, "deeper"), Err(Refusal::Loop));
-}
-
-#[test]
 fn loss_repetition_and_crashes_lose_nothing_and_show_nothing_after_its_ack() {
     for seed in 1..=25 {
         torture(seed);

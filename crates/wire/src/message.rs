@@ -59,8 +59,10 @@ pub struct Envelope {
     pub ttl_ms: u64,
     /// Gateways that it may still cross.
     pub hops_left: u8,
-    /// How many messages caused this one, one after the other; 0 where a person or timer did.
-    pub depth: u8,
+    /// What led to it.
+    pub cause: Cause,
+    /// Which thread of talk it belongs to, in the sender's own words: see [`is_conversation`].
+    pub conversation: Option<Box<str>>,
     /// A media type (RFC 6838), at most [`MAX_CONTENT_TYPE`] bytes of printable ASCII.
     pub content_type: Box<str>,
     /// At most [`MAX_BODY`] bytes, opaque to the mesh.
@@ -79,6 +81,21 @@ pub enum Kind {
         /// The request.
         in_reply_to: MessageId,
     },
+    /// An answer is expected, and its parts as they come; verb `stream`.
+    Stream,
+}
+
+/// What led to a message: the chain of messages that began with a person, a timer or a program of
+/// its own accord. Its sender's gateway says so, and every gateway counts for itself (see the
+/// router's `causes`): who lies here only hides its own part of a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// The first message of the chain; the message itself where nothing led to it.
+    pub root: MessageId,
+    /// How many messages came before it, one because of the other.
+    pub depth: u8,
+    /// How many of the last of these went back and forth between the same two agents.
+    pub bounces: u8,
 }
 
 /// A frame between the routers of two gateways.
@@ -110,6 +127,17 @@ pub enum MessageFrame {
         key: MessageKey,
         /// How far.
         stage: Stage,
+    },
+    /// Sender to receiver: its agent takes the message back. Answered by [`Nack::Cancelled`], and
+    /// said again on each new session until then.
+    Cancel {
+        /// The message.
+        key: MessageKey,
+    },
+    /// Receiver to sender: what this message led to was stopped as a loop.
+    Looped {
+        /// The message.
+        key: MessageKey,
     },
 }
 
@@ -157,6 +185,10 @@ pub enum Nack {
     Schema,
     /// A kill of the operator forbids it, whatever the policy says. Final.
     Blocked,
+    /// The agent there will never do it. Final.
+    Rejected,
+    /// Its sender took it back. Final.
+    Cancelled,
 }
 
 impl MessageId {
@@ -202,6 +234,47 @@ impl FromStr for MessageId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message id is a UUIDv7")]
 pub struct ParseMessageIdError;
+
+impl Kind {
+    /// Whether an answer is expected.
+    pub fn expects_reply(self) -> bool {
+        matches!(self, Self::Request | Self::Stream)
+    }
+}
+
+impl Cause {
+    /// That of a message which nothing led to.
+    pub fn none(id: MessageId) -> Self {
+        Self {
+            root: id,
+            depth: 0,
+            bounces: 0,
+        }
+    }
+
+    /// That of a message which this one led to; `back` where it goes to whoever sent this one.
+    pub fn next(self, back: bool) -> Self {
+        Self {
+            root: self.root,
+            depth: self.depth.saturating_add(1),
+            bounces: if back {
+                self.bounces.saturating_add(1)
+            } else {
+                0
+            },
+        }
+    }
+}
+
+/// Whether a text can name a conversation: 1 to [`MAX_CONVERSATION`] letters, digits, `.`, `_`, `:`
+/// or `-`, so that it can stand in a header, a path and a session key as it is.
+pub fn is_conversation(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+    (1..=MAX_CONVERSATION).contains(&text.len()) && text.bytes().all(fits)
+}
+
+/// The longest name of a conversation. Proposed by us: a UUID and a word.
+pub const MAX_CONVERSATION: usize = 64;
 
 impl Nack {
     /// Whether the sender may try the same message again.

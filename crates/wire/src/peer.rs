@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::map::Document;
 
 /// The ALPN protocol (RFC 7301) of the QUIC connection between two gateways.
-pub const ALPN: &[u8] = b"crabmesh-peer/1";
+pub const ALPN: &[u8] = b"crabmesh-peer/2";
 
 /// The UDP port of the router inside the tunnel. Never visible outside; open between two members
 /// exactly when some `msg` grant may apply in either direction.

@@ -167,6 +167,8 @@ async fn ask(client: &mut Client, to: &AgentAddress) -> Result<SendAnswer, Failu
         ttl_s: None,
         id: None,
         timeout_ms: Some(10_000),
+        cause: Some("none".into()),
+        conversation: None,
     };
     client
         .post_raw("/v1/ask", &question, Duration::from_secs(10))

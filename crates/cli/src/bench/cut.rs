@@ -282,6 +282,8 @@ async fn wait(client: &mut Client, to: &AgentAddress, id: MessageId) -> Result<(
         ttl_s: None,
         id: Some(id.to_string()),
         timeout_ms: Some(WAITS_MS),
+        cause: Some("none".into()),
+        conversation: None,
     };
     let begun = std::time::Instant::now();
     loop {
@@ -333,6 +335,8 @@ async fn is_refused(client: &mut Client, to: &AgentAddress) -> Result<bool, Fail
         ttl_s: None,
         id: None,
         reply_expected: false,
+        cause: Some("none".into()),
+        conversation: None,
     };
     let sent: Result<SendAnswer, Failure> = client.post("/v1/send", &send).await;
     Ok(sent.is_err_and(|error| error.exit() == Exit::Denied))

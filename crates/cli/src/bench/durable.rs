@@ -121,6 +121,8 @@ async fn send(
         ttl_s: None,
         id: None,
         reply_expected: false,
+        cause: Some("none".into()),
+        conversation: None,
     };
     let one = |left: usize| left.checked_sub(1);
     while left

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::{
     AckAnswer, AckRequest, Acked, AskRequest, Body, HeartbeatRequest, Kind, Received, ReceivedList,
-    Reply, ReplyRequest, SendAnswer, SendRequest, State, Timestamp,
+    RejectRequest, Reply, ReplyRequest, SendAnswer, SendRequest, State, Timestamp,
 };
 use axum::extract::{Path, State as Shares};
 use axum::http::StatusCode;
@@ -23,8 +23,8 @@ use super::Shared;
 use super::extract::{AsAgent, Json, Query, message_id};
 use super::refused::{Refused, json};
 use crate::messages::{
-    Delivery, DeliveryKind, Draft, Outcome, ReceiveOptions, ReplyDraft, SendError, Status, WaitFor,
-    within,
+    Delivery, DeliveryKind, Draft, Followed, Origin, Outcome, ReceiveOptions, ReplyDraft,
+    SendError, Status, WaitFor, within,
 };
 
 /// `?wait=SECONDS&max=N&hold=SECONDS`
@@ -101,7 +101,7 @@ pub(super) async fn receive(
 }
 
 /// What waits and what comes, as server-sent events: `event: message`, `id:` the message's,
-/// `data:` as in `GET /v1/messages`. What was shown is held as long as the connection is.
+/// `data:` as in `GET /v1/messages`; and `event: cancel` where a sender took back what was shown. What was shown is held as long as the connection is.
 pub(super) async fn stream(
     Shares(shared): Shares<Arc<Shared>>,
     AsAgent(agent): AsAgent,
@@ -110,11 +110,19 @@ pub(super) async fn stream(
     let follow = shared.messages.follow(&agent.local).await?;
     let mut stopping = shared.stopping.clone();
     let stopped = async move { stopping.changed().await };
-    let events = follow.take_until(Box::pin(stopped)).map(move |delivery| {
-        let received = shared.received(delivery);
-        // Every type of `api` serialises, see `json`.
-        let data = serde_json::to_string(&received).unwrap_or_default();
-        Ok::<_, Infallible>(Event::default().event("message").id(received.id).data(data))
+    let events = follow.take_until(Box::pin(stopped)).map(move |followed| {
+        Ok::<_, Infallible>(match followed {
+            Followed::Delivery(delivery) => {
+                let received = shared.received(delivery);
+                // Every type of `api` serialises, see `json`.
+                let data = serde_json::to_string(&received).unwrap_or_default();
+                Event::default().event("message").id(received.id).data(data)
+            }
+            Followed::Cancelled(id) => {
+                let data = serde_json::json!({ "id": id.to_string() }).to_string();
+                Event::default().event("cancel").data(data)
+            }
+        })
     });
     // The first comment tells a follower that it is connected before anything came.
     let hello = futures_util::stream::once(async { Ok(Event::default().comment("connected")) });
@@ -248,6 +256,44 @@ pub(super) async fn reply(
     }
 }
 
+/// This agent will never do it: settled, and its sender hears so.
+pub(super) async fn reject(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Path(id): Path<String>,
+    Json(RejectRequest { reason }): Json<RejectRequest>,
+) -> Result<Response, Refused> {
+    let id = message_id(&id)?;
+    if reason.as_ref().is_some_and(|text| text.len() > REASON_MAX) {
+        return Err(Refused::schema(format!(
+            "a reason is at most {REASON_MAX} bytes"
+        )));
+    }
+    shared.messages.reject(&agent.local, id, reason).await?;
+    Ok(json(
+        StatusCode::OK,
+        &Acked {
+            id: id.to_string(),
+            error: None,
+        },
+    ))
+}
+
+/// The sender takes its message back. The answer says how it stands: what was settled before stays
+/// so.
+pub(super) async fn cancel(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAgent(agent): AsAgent,
+    Path(id): Path<String>,
+    Json(NoFields {}): Json<NoFields>,
+) -> Result<Response, Refused> {
+    let status = shared
+        .messages
+        .cancel(&agent.local, message_id(&id)?)
+        .await?;
+    Ok(json(StatusCode::OK, &status_answer(status)))
+}
+
 pub(super) async fn show(
     Shares(shared): Shares<Arc<Shared>>,
     AsAgent(agent): AsAgent,
@@ -281,6 +327,9 @@ impl Shared {
             body,
             created_at_ms,
             attempt,
+            stream,
+            conversation,
+            cause,
         } = delivery;
         let (body, body_base64) = Body::from_bytes(body.into()).into_fields();
         let reply_expected = kind == DeliveryKind::Request;
@@ -303,6 +352,10 @@ impl Shared {
             created_at: Timestamp(created_at_ms),
             attempt,
             reply_expected,
+            stream,
+            conversation: conversation.map(Into::into),
+            root: cause.root.to_string(),
+            depth: cause.depth,
             in_reply_to: in_reply_to.map(|id| id.to_string()),
             error,
         }
@@ -319,7 +372,14 @@ fn draft(request: SendRequest) -> Result<(MessageId, Draft), Refused> {
         ttl_s,
         id,
         reply_expected,
+        cause,
+        conversation,
     } = request;
+    let origin = match cause.as_deref() {
+        None => Origin::Unsaid,
+        Some("none") => Origin::Nothing,
+        Some(id) => Origin::Message(message_id(id)?),
+    };
     let (content_type, body) = content(body, body_base64, content_type)?;
     let id = match id {
         Some(id) => message_id(&id)?,
@@ -329,6 +389,9 @@ fn draft(request: SendRequest) -> Result<(MessageId, Draft), Refused> {
         id: Some(id),
         to,
         expects_reply: reply_expected,
+        stream: false,
+        origin,
+        conversation,
         ttl: ttl_s.map(Duration::from_secs),
         content_type,
         body,
@@ -419,6 +482,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest time to live of a message, so also of an answer's.
 const ASK_TIMEOUT_MAX: Duration = router::limits::MAX_TTL;
+
+/// A sentence or two, for people.
+const REASON_MAX: usize = 1024;
 
 /// Below what proxies and HTTP clients take for a dead connection.
 const RECEIVE_WAIT_MAX_S: u64 = 60;

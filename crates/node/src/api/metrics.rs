@@ -110,6 +110,18 @@ pub(super) fn text(api: &Counters, stats: &Stats) -> String {
         ),
         (
             "counter",
+            "messages_cancelled",
+            "Messages to local agents that their senders took back.",
+            counters.cancelled,
+        ),
+        (
+            "counter",
+            "loops_stopped",
+            "Chains of messages that were stopped, here or by the gateway that they went to.",
+            counters.loops,
+        ),
+        (
+            "counter",
             "dead_letters",
             "Messages to local agents that were given up.",
             counters.dead_letters,

@@ -184,7 +184,7 @@ fn status_of(code: &str) -> StatusCode {
     match code {
         "denied" | "no_policy" | router::BLOCKED => StatusCode::FORBIDDEN,
         "unknown_gateway" | "unknown_agent" | "not_found" => StatusCode::NOT_FOUND,
-        "conflict" | "no_open_request" | "loop" => StatusCode::CONFLICT,
+        "conflict" | "no_open_request" | "loop" | "cancelled" => StatusCode::CONFLICT,
         "expired" => StatusCode::GONE,
         "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "outbox_full" | "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,

@@ -256,6 +256,8 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/messages/{id}/heartbeat", post(messages::heartbeat))
         .route("/v1/messages/{id}/release", post(messages::release))
         .route("/v1/messages/{id}/reply", post(messages::reply))
+        .route("/v1/messages/{id}/reject", post(messages::reject))
+        .route("/v1/messages/{id}/cancel", post(messages::cancel))
         .route("/v1/agents", get(admin::agents))
         .route("/v1/ping", post(admin::ping))
         .route("/v1/health", get(admin::health))

@@ -30,8 +30,18 @@ pub struct Messages {
 /// subscriber sees it) until acked, or until this is dropped.
 #[derive(Debug)]
 pub struct Follow {
-    pub(super) deliveries: mpsc::Receiver<Delivery>,
+    pub(super) followed: mpsc::Receiver<Followed>,
     pub(super) wake: Arc<Notify>,
+}
+
+/// What a follower hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "moved once, into the channel")]
+pub enum Followed {
+    /// A message, to be acked.
+    Delivery(Delivery),
+    /// The sender took this message back after it was shown; there is nothing to ack.
+    Cancelled(MessageId),
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, SendError>>;
@@ -67,7 +77,23 @@ pub(super) enum Command {
     },
     Follow {
         agent: Agent,
-        deliveries: mpsc::Sender<Delivery>,
+        followed: mpsc::Sender<Followed>,
+    },
+    Cancel {
+        agent: Agent,
+        id: MessageId,
+        done: Reply<Status>,
+    },
+    Reject {
+        agent: Agent,
+        id: MessageId,
+        why: Option<String>,
+        done: Reply<()>,
+    },
+    Cancelled {
+        agent: Agent,
+        id: MessageId,
+        heard: oneshot::Sender<()>,
     },
     Ack {
         agent: Agent,
@@ -213,19 +239,64 @@ impl Messages {
 
     /// Everything that waits for the agent and everything that comes, until dropped.
     pub async fn follow(&self, agent: &LocalAgent) -> Result<Follow, SendError> {
-        let (sender, deliveries) = mpsc::channel(FOLLOW_AHEAD);
+        let (sender, followed) = mpsc::channel(FOLLOW_AHEAD + CANCELS_AHEAD);
         let command = Command::Follow {
             agent: agent.into(),
-            deliveries: sender,
+            followed: sender,
         };
         self.commands
             .send(command)
             .await
             .map_err(|_| SendError::Stopping)?;
         Ok(Follow {
-            deliveries,
+            followed,
             wake: self.wake.clone(),
         })
+    }
+
+    /// Takes a message of this agent back; resolves when that is fsynced. What is settled already
+    /// stays as it is: see the state.
+    pub async fn cancel(&self, agent: &LocalAgent, id: MessageId) -> Result<Status, SendError> {
+        self.call(|done| Command::Cancel {
+            agent: agent.into(),
+            id,
+            done,
+        })
+        .await
+    }
+
+    /// Settles a message that this agent will never do: its sender hears `rejected`, and `why`
+    /// stays here, with the dead letter.
+    pub async fn reject(
+        &self,
+        agent: &LocalAgent,
+        id: MessageId,
+        why: Option<String>,
+    ) -> Result<(), SendError> {
+        self.call(|done| Command::Reject {
+            agent: agent.into(),
+            id,
+            why,
+            done,
+        })
+        .await
+    }
+
+    /// Resolves when the sender takes a message back that this agent was shown; never otherwise.
+    pub async fn cancelled(&self, agent: &LocalAgent, id: MessageId) {
+        let (heard, hears) = oneshot::channel();
+        let command = Command::Cancelled {
+            agent: agent.into(),
+            id,
+            heard,
+        };
+        let gone = Gone(self.wake.clone());
+        if self.commands.send(command).await.is_ok() && hears.await.is_ok() {
+            return;
+        }
+        // Settled otherwise, or the node stops: whoever does the work hears of that elsewhere.
+        drop(gone);
+        std::future::pending().await
     }
 
     /// Settles messages for good; resolves when that is fsynced. One result for each id.
@@ -364,15 +435,15 @@ impl Messages {
 }
 
 impl Follow {
-    /// The next delivery; `None` when the plane stops or the agent is removed.
-    pub async fn next(&mut self) -> Option<Delivery> {
-        std::future::poll_fn(|cx| self.poll_delivery(cx)).await
+    /// What comes next; `None` when the plane stops or the agent is removed.
+    pub async fn next(&mut self) -> Option<Followed> {
+        std::future::poll_fn(|cx| self.poll_followed(cx)).await
     }
 
-    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
-        let polled = self.deliveries.poll_recv(cx);
+    fn poll_followed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Followed>> {
+        let polled = self.followed.poll_recv(cx);
         // The task fills the channel and forgets it; an empty one asks for more.
-        if matches!(polled, Poll::Ready(Some(_))) && self.deliveries.is_empty() {
+        if matches!(polled, Poll::Ready(Some(_))) && self.followed.is_empty() {
             self.wake.notify_one();
         }
         polled
@@ -380,16 +451,16 @@ impl Follow {
 }
 
 impl Stream for Follow {
-    type Item = Delivery;
+    type Item = Followed;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
-        self.poll_delivery(cx)
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Followed>> {
+        self.poll_followed(cx)
     }
 }
 
 impl Drop for Follow {
     fn drop(&mut self) {
-        self.deliveries.close();
+        self.followed.close();
         self.wake.notify_one();
     }
 }
@@ -443,7 +514,10 @@ fn to_router(draft: Draft) -> Result<router::Draft, SendError> {
     Ok(router::Draft {
         id: draft.id.unwrap_or_else(fresh_id),
         to: draft.to,
-        expects_reply: draft.expects_reply,
+        expects_reply: draft.expects_reply || draft.stream,
+        stream: draft.stream,
+        origin: draft.origin,
+        conversation: draft.conversation.map(Into::into),
         ttl: draft.ttl.unwrap_or(router::limits::DEFAULT_TTL),
         content_type: draft.content_type.into(),
         body: draft.body,
@@ -455,4 +529,7 @@ const ID_RANDOM: usize = 10;
 const IDS_AT_ONCE: usize = 25;
 
 /// Deliveries that a follower is handed ahead of reading them.
-const FOLLOW_AHEAD: usize = 64;
+pub(super) const FOLLOW_AHEAD: usize = 64;
+
+/// What was taken back and a follower has not read; more of it is told by heartbeats alone.
+pub(super) const CANCELS_AHEAD: usize = 64;

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use identity::NodeId;
 use router::{
-    Accept, Clock, Delivery, Event, HolderId, Output, Refusal, Router, State, Status, Ticket,
+    Accept, Budgets, Clock, Delivery, Event, HolderId, Output, Refusal, Router, State, Status,
+    Ticket,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 use wire::message::{MessageFrame, MessageKey};
 use wire::{InstanceId, MessageId};
 
-use super::handle::{Command, Reply, Waiter};
+use super::handle::{CANCELS_AHEAD, Command, Followed, Reply, Waiter};
 use super::{
     LocalAgent, Messages, Outcome, PeerInput, PeerOutput, SendError, Sent, Stats, WaitFor,
 };
@@ -30,6 +31,8 @@ pub struct MessagesConfig {
     pub spool: Opened,
     /// The members and the policy.
     pub world: watch::Receiver<Arc<World>>,
+    /// How much may follow from one message.
+    pub budgets: Budgets,
     /// Random, for jitter.
     pub seed: [u8; 32],
 }
@@ -61,6 +64,8 @@ pub struct Plane {
     /// Pollers that were shown something since the last time that all output was done.
     served: BTreeSet<HolderId>,
     followers: BTreeMap<HolderId, Follower>,
+    /// Whom to tell when a message that was shown is taken back.
+    cancels: BTreeMap<(InstanceId, MessageId), Vec<oneshot::Sender<()>>>,
     next: u64,
     clock_checked: Instant,
 }
@@ -70,6 +75,7 @@ enum Promise {
     Sent(MessageId, Reply<Sent>),
     Acked(Vec<Result<(), Refusal>>, Reply<Vec<Result<(), Refusal>>>),
     Done(Reply<()>),
+    TakenBack(Status, Reply<Status>),
     Drained(oneshot::Sender<()>),
 }
 
@@ -85,7 +91,7 @@ struct Poller {
 /// Waits until it is gone.
 struct Follower {
     owner: InstanceId,
-    deliveries: mpsc::Sender<Delivery>,
+    followed: mpsc::Sender<Followed>,
 }
 
 /// Joins a plane to its handle and to its ends.
@@ -95,11 +101,12 @@ pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
         agents,
         spool,
         world,
+        budgets,
         seed,
     } = config;
     let now = Instant::now();
     let authority = world.borrow().clone();
-    let router = Router::restore(
+    let mut router = Router::restore(
         node,
         spool.epoch,
         spool.first_row,
@@ -110,6 +117,7 @@ pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
         Clock::new(unix_ms(), now),
         now,
     );
+    router.set_budgets(budgets);
     let (commands, commands_in) = mpsc::channel(CHANNEL);
     let (inputs, inputs_in) = mpsc::channel(CHANNEL);
     let (outputs, outputs_out) = mpsc::channel(CHANNEL);
@@ -129,6 +137,7 @@ pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
         pollers: BTreeMap::new(),
         served: BTreeSet::new(),
         followers: BTreeMap::new(),
+        cancels: BTreeMap::new(),
         next: 0,
         clock_checked: now,
     };
@@ -233,7 +242,7 @@ impl Plane {
         let points = match frame {
             MessageFrame::Offer { .. } => Some(("before-offer-write", "after-offer-write")),
             MessageFrame::Stored { .. } => Some(("before-stored-write", "after-stored-write")),
-            MessageFrame::Refused { .. } | MessageFrame::Progress { .. } => None,
+            _ => None,
         };
         if let Some((before, _)) = points {
             crash::point(before);
@@ -374,9 +383,9 @@ impl Plane {
                     }
                 }
             }
-            Command::Follow { agent, deliveries } => {
+            Command::Follow { agent, followed } => {
                 let holder = self.new_holder();
-                let credit = deliveries.capacity();
+                let credit = room(&followed);
                 // An unknown agent's follower is dropped, and so its stream ends.
                 if self
                     .router
@@ -387,7 +396,7 @@ impl Plane {
                         holder,
                         Follower {
                             owner: agent.instance,
-                            deliveries,
+                            followed,
                         },
                     );
                 }
@@ -420,6 +429,36 @@ impl Plane {
                 for id in ids {
                     // Unknown by now: settled, and that is as good.
                     let _ = self.router.give_back(agent.instance, id, now);
+                }
+            }
+            Command::Cancel { agent, id, done } => {
+                match self.router.cancel(agent.instance, id, now) {
+                    Ok(status) => {
+                        let ticket = self.router.flush(now);
+                        self.promise(ticket, Promise::TakenBack(status, done));
+                    }
+                    Err(refusal) => tell(done, Err(refusal.into())),
+                }
+            }
+            Command::Reject {
+                agent,
+                id,
+                why,
+                done,
+            } => match self.router.reject(agent.instance, id, why.as_deref(), now) {
+                Ok(ticket) => self.promise(ticket, Promise::Done(done)),
+                Err(refusal) => tell(done, Err(refusal.into())),
+            },
+            Command::Cancelled { agent, id, heard } => {
+                match self.router.is_cancelled(agent.instance, id) {
+                    Some(true) => {
+                        let _ = heard.send(());
+                    }
+                    Some(false) => {
+                        let key = (agent.instance, id);
+                        self.cancels.entry(key).or_default().push(heard);
+                    }
+                    None => {}
                 }
             }
             Command::State { agent, id, answer } => {
@@ -484,6 +523,8 @@ impl Plane {
                 Promise::Acked(_, done) => tell(done, Err(SendError::Store)),
                 Promise::Done(done) if kept => tell(done, Ok(())),
                 Promise::Done(done) => tell(done, Err(SendError::Store)),
+                Promise::TakenBack(status, done) if kept => tell(done, Ok(status)),
+                Promise::TakenBack(_, done) => tell(done, Err(SendError::Store)),
                 Promise::Drained(answer) => {
                     let _ = answer.send(());
                 }
@@ -566,7 +607,11 @@ impl Plane {
             self.served.insert(holder);
         } else if let Some(follower) = self.followers.get(&holder) {
             // The credit was its room, so what does not fit is only for one that is gone.
-            if follower.deliveries.try_send(delivery).is_err() {
+            if follower
+                .followed
+                .try_send(Followed::Delivery(delivery))
+                .is_err()
+            {
                 self.followers.remove(&holder);
                 self.router.release_holder(holder, now);
             }
@@ -613,14 +658,18 @@ impl Plane {
             let Some(follower) = self.followers.get(&holder) else {
                 continue;
             };
-            let (owner, room) = (follower.owner, follower.deliveries.capacity());
-            if follower.deliveries.is_closed() {
+            let (owner, room) = (follower.owner, room(&follower.followed));
+            if follower.followed.is_closed() {
                 self.followers.remove(&holder);
                 self.router.release_holder(holder, now);
             } else if self.router.demand(holder, owner, room, None, now).is_err() {
                 self.followers.remove(&holder);
             }
         }
+        self.cancels.retain(|_, waiting| {
+            waiting.retain(|heard| !heard.is_closed());
+            !waiting.is_empty()
+        });
         for waiters in self.waiters.values_mut() {
             waiters.retain(|waiter| !waiter.answer.is_closed());
         }
@@ -656,6 +705,20 @@ impl Plane {
             }
             Event::DeadLetter { node, key, error } => {
                 warn!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, rule = error.rule.as_deref(), "dead letter");
+            }
+            Event::Cancelled { instance, id } => {
+                info!(target: "crabmesh::audit", agent = %instance, msg = %id, "taken back by its sender");
+                for heard in self.cancels.remove(&(instance, id)).into_iter().flatten() {
+                    let _ = heard.send(());
+                }
+                let followers = self.followers.values();
+                for follower in followers.filter(|it| it.owner == instance) {
+                    // No room: its next heartbeat says so too.
+                    let _ = follower.followed.try_send(Followed::Cancelled(id));
+                }
+            }
+            Event::Looped { key, root, depth } => {
+                warn!(target: "crabmesh::audit", agent = %key.instance, msg = %key.id, %root, depth, "stopped a loop of messages");
             }
             Event::Wanted { peer } => self.output(PeerOutput::Wanted(peer)),
             Event::AgentGone { instance } => {
@@ -696,6 +759,11 @@ pub(super) fn unix_ms() -> u64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Deliveries that a follower has room for; the rest of its channel is for what was taken back.
+fn room(followed: &mpsc::Sender<Followed>) -> usize {
+    followed.capacity().saturating_sub(CANCELS_AHEAD)
 }
 
 fn tell<T>(answer: Reply<T>, result: Result<T, SendError>) {

@@ -61,7 +61,8 @@ impl Connection {
     /// are asked for again by the offers.
     pub fn send_message(&self, frame: MessageFrame) {
         let queue = match frame {
-            MessageFrame::Offer { .. } => &self.offers,
+            // What takes a message back must not pass it on the way.
+            MessageFrame::Offer { .. } | MessageFrame::Cancel { .. } => &self.offers,
             _ => &self.answers,
         };
         if queue.try_send(frame).is_err() {

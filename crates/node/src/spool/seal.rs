@@ -7,7 +7,7 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
-use router::{DeadRow, InboxRow, OutboxRow, Row, RowId, Table};
+use router::{DeadRow, InboxRow, OutboxRow, Row, RowId, Table, v1};
 
 /// One start's key.
 pub(super) struct Sealer {
@@ -120,15 +120,22 @@ pub(super) fn key_id_of(sealed: &[u8]) -> Option<u32> {
 /// The row in plain bytes. Total: any bytes are a row or not.
 pub fn decode(table: Table, plain: &[u8]) -> Result<Row, NotARow> {
     let (format, bytes) = plain.split_first().ok_or(NotARow)?;
-    if *format != FORMAT {
-        return Err(NotARow);
-    }
-    match table {
-        Table::Outbox => postcard::from_bytes::<OutboxRow>(bytes).map(Row::Outbox),
-        Table::Inbox => postcard::from_bytes::<InboxRow>(bytes).map(Row::Inbox),
-        Table::Dead => postcard::from_bytes::<DeadRow>(bytes).map(Row::Dead),
-    }
-    .map_err(|_| NotARow)
+    let row = match (*format, table) {
+        (FORMAT, Table::Outbox) => postcard::from_bytes::<OutboxRow>(bytes).map(Row::Outbox),
+        (FORMAT, Table::Inbox) => postcard::from_bytes::<InboxRow>(bytes).map(Row::Inbox),
+        // Dead letters have not changed since.
+        (FORMAT | FIRST_FORMAT, Table::Dead) => {
+            postcard::from_bytes::<DeadRow>(bytes).map(Row::Dead)
+        }
+        (FIRST_FORMAT, Table::Outbox) => {
+            postcard::from_bytes::<v1::OutboxRow>(bytes).map(|row| Row::Outbox(row.into()))
+        }
+        (FIRST_FORMAT, Table::Inbox) => {
+            postcard::from_bytes::<v1::InboxRow>(bytes).map(|row| Row::Inbox(row.into()))
+        }
+        _ => return Err(NotARow),
+    };
+    row.map_err(|_| NotARow)
 }
 
 /// What a database stores to know its key again.
@@ -173,4 +180,7 @@ fn additional(table: Table, row: RowId, key_id: u32) -> [u8; 20] {
 
 const HEADER: usize = 12;
 /// The format of the postcard that follows.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+
+/// That of the first version, which is read still.
+const FIRST_FORMAT: u8 = 1;

@@ -318,6 +318,52 @@ async fn until_stored(spool: &Spool, ticket: u64) {
     }
 }
 
+#[test]
+fn rows_of_the_first_version_are_read_as_they_were_meant() {
+    let id = MessageId::new(1_795_000_000_000, [1; 10]);
+    let names = ("planner", "coder", "coder@gw-b", "planner@gw-a");
+    let key = (InstanceId([1; 16]), id);
+    let envelope = (
+        (id, Kind::Request, names.0, names.1, key.0, 3u64, 4u64),
+        (
+            1_795_000_000_000u64,
+            1000u64,
+            8u8,
+            2u8,
+            "text/plain",
+            &b"hi"[..],
+        ),
+    );
+    let waiting = (0u8, NodeId([2; 16]), names.2, envelope, [6u8; 16]);
+    let owner = ("coder", InstanceId([2; 16]));
+    let known = (
+        (1u8, owner, NodeId([1; 16]), names.3, key, 3u64, 4u64),
+        ([6u8; 16], 5u8, true, 7u64, 8u64),
+    );
+
+    // Postcard writes a tuple as it writes a struct, and these variants as one byte.
+    let first = |bytes: Vec<u8>| [vec![1], bytes].concat();
+    let outbox = first(postcard::to_stdvec(&waiting).expect("encoded"));
+    let inbox = first(postcard::to_stdvec(&known).expect("encoded"));
+
+    let Ok(Row::Outbox(OutboxRow::Waiting { envelope, .. })) =
+        super::seal::decode(Table::Outbox, &outbox)
+    else {
+        panic!("a message that waits");
+    };
+    assert_eq!(
+        (envelope.kind, &*envelope.body),
+        (Kind::Request, &b"hi"[..])
+    );
+    assert_eq!((envelope.cause.root, envelope.cause.depth), (id, 2));
+    let Ok(Row::Inbox(router::InboxRow::Known(known))) = super::seal::decode(Table::Inbox, &inbox)
+    else {
+        panic!("a message that is known");
+    };
+    assert_eq!((known.key.id, known.cause.depth, known.open), (id, 5, true));
+    assert_eq!(known.conversation, None);
+}
+
 fn until_committed(spool: &Spool, commits: u64) {
     let begun = std::time::Instant::now();
     while spool.stats().commits < commits {
@@ -341,7 +387,8 @@ fn waiting(body: &[u8]) -> Row {
             created_at_ms: 1_795_000_000_000,
             ttl_ms: 1000,
             hops_left: 8,
-            depth: 0,
+            cause: wire::message::Cause::none(MessageId::new(1_795_000_000_000, [1; 10])),
+            conversation: None,
             content_type: "text/plain".into(),
             body: body.to_vec().into(),
         },
@@ -364,7 +411,8 @@ fn known() -> Row {
         epoch: 3,
         sequence: 4,
         hash: [6; 16],
-        depth: 0,
+        cause: wire::message::Cause::none(MessageId::new(5, [1; 10])),
+        conversation: None,
         open: false,
         created_at_ms: 5,
         ttl_ms: 6,

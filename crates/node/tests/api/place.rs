@@ -88,6 +88,7 @@ impl Place {
             .collect();
         let (messages, MessagesEnds { inputs, outputs }, plane) =
             node::messages::start(MessagesConfig {
+                budgets: node::messages::Budgets::default(),
                 node: NODE,
                 agents: locals,
                 spool,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use identity::{AgentAddress, AgentName, NodeId, NodeName, UserName};
 use policy::{Denial, Document, MessageRequest, Node, Policy, Verdict};
 use router::{
-    Accept, Agent, Answer, Authority, Clock, Delivery, Draft, Event, HolderId, Output, Refusal,
-    Router, Row, RowId, State, Status, Table, Ticket, Write,
+    Accept, Agent, Answer, Authority, Clock, Delivery, Draft, Event, HolderId, Origin, Output,
+    Refusal, Router, Row, RowId, State, Status, Table, Ticket, Write,
 };
 use wire::message::{MessageFrame, MessageKey};
 use wire::{InstanceId, MessageId};
@@ -358,6 +358,9 @@ impl Pair {
             id: self.fresh_id(),
             to: to.parse::<AgentAddress>().expect("an address"),
             expects_reply: false,
+            stream: false,
+            origin: Origin::Unsaid,
+            conversation: None,
             ttl: Duration::from_secs(3600),
             content_type: "text/plain".into(),
             body: body.to_owned().into(),
