@@ -4,15 +4,10 @@ import { section, problem } from "./config.js";
 import { follow } from "./follow.js";
 import { Inbox } from "./inbox.js";
 import { disown } from "./interrupted.js";
-import { isAwaited, nodeOf } from "./send.js";
 import { Parts } from "./parts.js";
+import { isAwaited, nodeOf } from "./send.js";
+import { shared } from "./shared.js";
 import { peerOfMessage, runTurn } from "./turn.js";
-
-/**
- * The inboxes of this process outlive a restart of the channel: a turn that runs across one is not
- * run again.
- */
-const inboxes = new Map();
 
 /** Runs until the channel is stopped. */
 export async function runAccount({ cfg, accountId: agentId, account, abortSignal, log, setStatus, channelRuntime }) {
@@ -21,7 +16,7 @@ export async function runAccount({ cfg, accountId: agentId, account, abortSignal
   const node = nodeOf(cfg, agentId);
   const say = (level, text) => log?.[level]?.(`mesh ${agentId}: ${text}`);
   const take = async (message, { signal }) => {
-    const parts = await partsOf(node, message);
+    const parts = await partsOf(node, message, () => inbox.cancel(message.id));
     const turn = runTurn({
       cfg,
       runtime: channelRuntime,
@@ -39,7 +34,7 @@ export async function runAccount({ cfg, accountId: agentId, account, abortSignal
     }
   };
   const key = `${agentId} ${account.credentials}`;
-  if (!inboxes.has(key)) {
+  if (!shared.inboxes.has(key)) {
     const cut = await disown({ cfg, agentId });
     if (cut) say("info", `${cut} turns were cut off by a restart; their messages come again`);
   }
@@ -68,16 +63,16 @@ async function handle(inbox, event, data) {
   return inbox.room();
 }
 
-async function partsOf(node, message) {
+async function partsOf(node, message, cancelled) {
   if (message.stream !== true) return undefined;
   const { paths } = await node.words();
   if (!paths.has("/v1/messages/{id}/parts")) return undefined;
-  return new Parts((parts) => node.parts(message.id, parts));
+  return new Parts((parts) => node.parts(message.id, parts), { cancelled });
 }
 
 function inboxOf(key, parts) {
-  const kept = inboxes.get(key);
+  const kept = shared.inboxes.get(key);
   if (kept) kept.adopt(parts);
-  else inboxes.set(key, new Inbox(parts));
-  return inboxes.get(key);
+  else shared.inboxes.set(key, new Inbox(parts));
+  return shared.inboxes.get(key);
 }

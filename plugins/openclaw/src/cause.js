@@ -1,20 +1,17 @@
 // Which message a turn comes from, so that what is sent in it names its cause and agents that go
 // round in circles are found out.
 
-import { AsyncLocalStorage } from "node:async_hooks";
-
-const turns = new Map();
-const current = new AsyncLocalStorage();
+import { shared } from "./shared.js";
 
 /** Runs a turn that a message started. */
 export async function causedBy(message, sessionKey, turn) {
   const context = { id: message.id, over: false };
-  turns.set(sessionKey, context);
+  shared.turns.set(sessionKey, context);
   try {
-    return await current.run(context, turn);
+    return await shared.turn.run(context, turn);
   } finally {
     context.over = true;
-    if (turns.get(sessionKey) === context) turns.delete(sessionKey);
+    if (shared.turns.get(sessionKey) === context) shared.turns.delete(sessionKey);
   }
 }
 
@@ -23,7 +20,7 @@ export async function causedBy(message, sessionKey, turn) {
  * known, in what a turn has left behind: then the node judges by who wrote last.
  */
 export function causeNow(sessionKey) {
-  const turn = (sessionKey && turns.get(sessionKey)) ?? current.getStore();
+  const turn = (sessionKey && shared.turns.get(sessionKey)) ?? shared.turn.getStore();
   if (turn && !turn.over) return turn.id;
   if (turn || /:subagent:/.test(sessionKey ?? "")) return undefined;
   return "none";

@@ -4,6 +4,7 @@
 import http from "node:http";
 
 import { credentialsOf, CredentialsError } from "./credentials.js";
+import { shared } from "./shared.js";
 
 /** A call that was not done: `error` as in the API's answers, and the message it is about. */
 export class Refused extends Error {
@@ -27,7 +28,6 @@ const connections = new http.Agent({ keepAlive: true, maxFreeSockets: 8, timeout
 export class Node {
   #path;
   #agentId;
-  #words;
 
   constructor(credentialsPath, agentId) {
     this.#path = credentialsPath;
@@ -89,7 +89,8 @@ export class Node {
 
   /** What waits and what comes: the open response, whose bytes are server-sent events. */
   async stream(signal) {
-    this.#words = undefined;
+    // Another node may answer than did before.
+    shared.words.delete(this.#address());
     const response = await this.#request("GET", "/v1/messages/stream", undefined, { signal, accept: "text/event-stream" });
     if (response.statusCode !== 200) await answerOf(response);
     return response;
@@ -97,17 +98,21 @@ export class Node {
 
   /** What this node understands, by its own description: an older one refuses unknown words. */
   words() {
-    this.#words ??= this.#call("GET", "/v1/openapi.json").then(
-      (document) => ({
-        paths: new Set(Object.keys(document?.paths ?? {})),
-        send: new Set(Object.keys(document?.components?.schemas?.SendRequest?.properties ?? {})),
-      }),
-      (error) => {
-        this.#words = undefined;
-        throw error;
-      },
-    );
-    return this.#words;
+    const address = this.#address();
+    const kept = shared.words.get(address);
+    if (kept) return kept;
+    const words = this.#call("GET", "/v1/openapi.json").then((document) => ({
+      paths: new Set(Object.keys(document?.paths ?? {})),
+      send: new Set(Object.keys(document?.components?.schemas?.SendRequest?.properties ?? {})),
+    }));
+    shared.words.set(address, words);
+    words.catch(() => shared.words.delete(address));
+    return words;
+  }
+
+  #address() {
+    const { host, port } = this.#credentials().api;
+    return `${host}:${port}`;
   }
 
   async #spoken(message) {

@@ -9,6 +9,7 @@ import { idOfIntent, newId } from "./id.js";
 import { CHANNEL } from "./names.js";
 import { Node, Refused } from "./node.js";
 import { explain } from "./refusal.js";
+import { shared } from "./shared.js";
 import { fitting } from "./text.js";
 
 /** The agent's way to the node. */
@@ -16,21 +17,18 @@ export function nodeOf(cfg, agentId) {
   return new Node(section(cfg).credentials, agentId);
 }
 
-/** Messages of this process that something waits for, until their answer came. */
-const awaited = new Set();
-
 /** An id for a message whose answer `conversations_turn` will wait for. */
 export function prepareId() {
   const id = newId();
-  awaited.add(id);
+  shared.awaited.add(id);
   // A wait is bounded (300 s), so this is too.
-  setTimeout(() => awaited.delete(id), AWAITED_MS).unref();
+  setTimeout(() => shared.awaited.delete(id), AWAITED_MS).unref();
   return id;
 }
 
 /** Whether a turn of this process may wait for the answer to this message. */
 export function isAwaited(id) {
-  return awaited.has(id);
+  return shared.awaited.has(id);
 }
 
 /** Sends one text; the answer comes by the inbox. Throws what OpenClaw tells the agent. */
