@@ -15,7 +15,7 @@ export async function runAccount({ cfg, accountId: agentId, account, abortSignal
   if (wrong) throw new Error(wrong);
   const node = nodeOf(cfg, agentId);
   const say = (level, text) => log?.[level]?.(`mesh ${agentId}: ${text}`);
-  const take = async (message, { signal }) => {
+  const take = async (message, { signal, round }) => {
     const parts = await partsOf(node, message, () => inbox.cancel(message.id));
     const turn = runTurn({
       cfg,
@@ -23,6 +23,8 @@ export async function runAccount({ cfg, accountId: agentId, account, abortSignal
       agentId,
       allowFrom: section(cfg).allowFrom,
       message,
+      round,
+      awaited: isAwaited(message.in_reply_to),
       signal,
       parts,
       log: say,

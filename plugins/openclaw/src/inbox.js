@@ -5,6 +5,7 @@
 // long as this process lives it knows what it runs and what it has answered, so that a message which
 // is shown again meanwhile, as the node was restarted, is neither run nor answered twice.
 
+import { Busy } from "./busy.js";
 import { newId } from "./id.js";
 import { oneLine } from "./text.js";
 
@@ -21,8 +22,8 @@ export class Inbox {
   #waiting = [];
 
   /**
-   * `take(message, {signal})` runs the turn and gives `{answer}`, `{}` or `{reject}`; what it
-   * throws gives the message back.
+   * `take(message, {signal, round})` runs the turn and gives `{answer}`, `{}` or `{reject}`; what it
+   * throws gives the message back, unless it is `Busy`: then it is run once more, a little later.
    */
   constructor({ node, take, log = () => {}, pace = PACE }) {
     this.#node = node;
@@ -99,7 +100,7 @@ export class Inbox {
     const { message, controller } = entry;
     if (entry.cancelled) return undefined;
     try {
-      const { answer, reject } = await this.#take(message, { signal: controller.signal });
+      const { answer, reject } = await this.#whenFree(entry, controller.signal);
       if (entry.cancelled) return undefined;
       if (reject !== undefined) return { reject };
       return answer === undefined ? {} : { answer, replyId: newId() };
@@ -111,6 +112,19 @@ export class Inbox {
       this.#forget(entry);
       await this.#node.release(message.id).catch(() => {});
       return undefined;
+    }
+  }
+
+  /** The turn, as soon as nobody else's runs in its session. The node goes on holding the message. */
+  async #whenFree(entry, signal) {
+    for (let round = 1, wait = this.#pace.first; ; round += 1, wait = Math.min(wait * 2, this.#pace.most)) {
+      try {
+        return await this.#take(entry.message, { signal, round });
+      } catch (error) {
+        if (!(error instanceof Busy) || entry.cancelled) throw error;
+      }
+      await pause(wait);
+      if (entry.cancelled) return {};
     }
   }
 

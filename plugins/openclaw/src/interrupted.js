@@ -2,7 +2,7 @@
 // and comes again. OpenClaw would continue it too, by itself, and send what comes of it as a new
 // message; so such a turn is taken off OpenClaw's list before it is.
 
-import { listSessionEntries, patchSessionEntry, resolveStorePath } from "openclaw/plugin-sdk/session-store-runtime";
+import { getSessionEntry, listSessionEntries, patchSessionEntry, resolveStorePath } from "openclaw/plugin-sdk/session-store-runtime";
 
 import { CHANNEL } from "./names.js";
 
@@ -23,6 +23,12 @@ export async function disown({ cfg, agentId }) {
     count += 1;
   }
   return count;
+}
+
+/** Whether a turn runs in a session, as one of a person who looks into it. */
+export function runs({ cfg, agentId, sessionKey }) {
+  const storePath = resolveStorePath(cfg.session?.store, { agentId });
+  return getSessionEntry({ agentId, sessionKey, storePath })?.status === "running";
 }
 
 function interrupted(entry) {

@@ -28,7 +28,7 @@ export function prepareId() {
 
 /** Whether a turn of this process may wait for the answer to this message. */
 export function isAwaited(id) {
-  return shared.awaited.has(id);
+  return id !== undefined && shared.awaited.has(id);
 }
 
 /** Sends one text; the answer comes by the inbox. Throws what OpenClaw tells the agent. */

@@ -4,7 +4,9 @@
 import { createChannelInboundEnvelopeBuilder } from "openclaw/plugin-sdk/channel-inbound";
 
 import { allows, peerOf } from "./address.js";
+import { Busy } from "./busy.js";
 import { causedBy } from "./cause.js";
+import { runs } from "./interrupted.js";
 import { CHANNEL } from "./names.js";
 import { explain } from "./refusal.js";
 import { inboundRoute } from "./session.js";
@@ -20,18 +22,21 @@ export function peerOfMessage({ from, conversation }) {
  * Runs the turn. Gives `{answer}` where the sender expects one, `{}` where not, `{reject}` where this
  * agent takes nothing from it; throws where no turn took place.
  */
-export async function runTurn({ cfg, runtime, agentId, allowFrom, message, signal, parts, log }) {
+export async function runTurn({ cfg, runtime, agentId, allowFrom, message, round = 1, awaited = false, signal, parts, log }) {
   const { from } = message;
   if (message.kind === "message" && allowFrom && !allows(allowFrom, from)) {
     return { reject: "this agent takes no messages from the sender" };
   }
   const peer = peerOfMessage(message);
   const route = inboundRoute(agentId, peer);
+  // Two turns in one session get in each other's way; an answer that is waited for is no turn.
+  if (!awaited && round <= ROUNDS && runs({ cfg, agentId, sessionKey: route.sessionKey })) throw new Busy();
   await ensureHead({ cfg, agentId, sessionKey: route.sessionKey });
-  const payload = await contextOf({ cfg, runtime, route, peer, message });
+  const payload = await contextOf({ cfg, runtime, route, peer, message, round });
   if (!payload) return { reject: "this agent takes no messages from the sender" };
   const answers = message.kind === "message" && message.reply_expected === true;
   const finals = [];
+  let busy = false;
   const dispatch = () =>
     runtime.inbound.dispatch({
       cfg,
@@ -58,7 +63,7 @@ export async function runTurn({ cfg, runtime, agentId, allowFrom, message, signa
       replyPipeline: {},
       // While another turn runs in this session, as of a person who looks into it, ours is neither mixed
       // into that one nor queued where a restart would lose it: the node keeps it.
-      turnAdoptionLifecycle: { admission: "exclusive", onAdopted: () => {}, onDeferred: () => false },
+      turnAdoptionLifecycle: { admission: "exclusive", onAdopted: () => {}, onDeferred: () => !(busy = true) },
       replyOptions: {
         sourceReplyDeliveryMode: "automatic",
         disableBlockStreaming: true,
@@ -70,20 +75,18 @@ export async function runTurn({ cfg, runtime, agentId, allowFrom, message, signa
   if (result.admission?.kind !== "dispatch" || !result.dispatched) {
     return { reject: `the gateway declined the turn (${result.admission?.reason ?? result.admission?.kind ?? "unknown"})` };
   }
-  if (result.dispatchResult?.deferredToActiveRun) {
-    throw new Error(`the session is busy with another turn (${result.dispatchResult.deferredToActiveRun})`);
-  }
+  if (busy || result.dispatchResult?.deferredToActiveRun) throw new Busy();
   if (answers) return { answer: answerOf(finals) };
   // With nobody to tell, what failed is tried again, and in the end one of the node's dead letters.
   if (finals.some((reply) => reply.isError)) throw new Error("the agent could not finish its turn");
   return {};
 }
 
-async function contextOf({ cfg, runtime, route, peer, message }) {
+async function contextOf({ cfg, runtime, route, peer, message, round }) {
   const { agentId, sessionKey } = route;
   const { id, from } = message;
   // A second turn of a message that came to nothing is not the first once more.
-  const turnId = (message.attempt ?? 1) > 1 ? `${id}:${message.attempt}` : id;
+  const turnId = [id, message.attempt ?? 1, round].join(":").replace(/(:1)+$/, "");
   const ingress = await runtime.inbound.ingress.resolveStable({
     channelId: CHANNEL,
     accountId: agentId,
@@ -168,3 +171,6 @@ function answerOf(finals) {
   // What went wrong stays here: it may name what is nobody else's business.
   return failed ? "[the agent could not finish its turn]" : "[the agent read the message and has nothing to say]";
 }
+
+/** Ten minutes and more, in pauses that grow to 5 s; a session that says for longer that it is busy is not believed. */
+const ROUNDS = 125;

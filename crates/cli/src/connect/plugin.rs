@@ -16,6 +16,7 @@ pub const FILES: &[(&str, &str)] = &files![
     "package.json",
     "src/account.js",
     "src/address.js",
+    "src/busy.js",
     "src/cause.js",
     "src/channel.js",
     "src/config.js",
