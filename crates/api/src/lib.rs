@@ -12,6 +12,7 @@ mod failure;
 mod kill;
 mod message;
 mod node;
+mod part;
 mod route;
 mod time;
 
@@ -27,6 +28,7 @@ pub use node::{
     BeaconStatus, Health, Isolation, MapStatus, NodeStatus, Path, PathKind, PeerPath, PeerStatus,
     Ping, PingRequest, Policy, PolicyStatus, Status,
 };
+pub use part::{Part, PartsAnswer, PartsLost, PartsRestart};
 pub use route::{Access, Route, Verb};
 pub use time::Timestamp;
 

@@ -63,6 +63,10 @@ pub struct AskRequest {
     /// How long the caller waits; the message lives on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Whether the answer's parts are wanted as they come. The answer of the call is then a stream
+    /// of server-sent events: `accepted`, `part`, `restart`, `lost` and, as the last, `answer`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
     /// As in [`SendRequest`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
@@ -247,8 +251,8 @@ pub struct AckAnswer {
 }
 
 impl AskRequest {
-    /// The message, and how long to wait.
-    pub fn into_parts(self) -> (SendRequest, Option<u64>) {
+    /// The message, how long to wait, and whether parts are wanted.
+    pub fn into_parts(self) -> (SendRequest, Option<u64>, bool) {
         let Self {
             to,
             body,
@@ -257,6 +261,7 @@ impl AskRequest {
             ttl_s,
             id,
             timeout_ms,
+            stream,
             cause,
             conversation,
         } = self;
@@ -271,7 +276,7 @@ impl AskRequest {
             cause,
             conversation,
         };
-        (send, timeout_ms)
+        (send, timeout_ms, stream)
     }
 }
 

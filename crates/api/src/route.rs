@@ -35,7 +35,7 @@ pub enum Access {
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::new(Verb::Post, "/v1/send", Access::Agent),
         Self::new(Verb::Post, "/v1/ask", Access::Agent),
         Self::new(Verb::Get, "/v1/messages", Access::Agent),
@@ -48,6 +48,8 @@ impl Route {
         Self::new(Verb::Post, "/v1/messages/{id}/reply", Access::Agent),
         Self::new(Verb::Post, "/v1/messages/{id}/reject", Access::Agent),
         Self::new(Verb::Post, "/v1/messages/{id}/cancel", Access::Agent),
+        Self::new(Verb::Post, "/v1/messages/{id}/parts", Access::Agent),
+        Self::new(Verb::Get, "/v1/messages/{id}/parts", Access::Agent),
         Self::new(Verb::Get, "/v1/agents", Access::Any),
         Self::new(Verb::Post, "/v1/ping", Access::Any),
         Self::new(Verb::Get, "/v1/health", Access::Any),

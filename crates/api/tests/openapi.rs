@@ -328,6 +328,7 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
         ttl_s: None,
         id: None,
         timeout_ms: Some(1000),
+        stream: true,
         cause: Some(ID.into()),
         conversation: None,
     };

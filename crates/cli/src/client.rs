@@ -3,13 +3,15 @@
 //! On the unix socket both ends check the other: a server under another uid than the owner of the
 //! state is not our node, and is shown no token.
 
+mod events;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::{AGENT_HEADER, Endpoints, ErrorAnswer, Received};
-use bytes::{Buf, Bytes, BytesMut};
+use api::{AGENT_HEADER, Endpoints, ErrorAnswer};
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -24,6 +26,8 @@ use zeroize::Zeroizing;
 
 use crate::context::{Context, Owner};
 use crate::failure::{Exit, Failure};
+
+pub use events::{Event, Events, Stream};
 
 /// `--as NAME` and where its token is.
 #[derive(Clone, Debug, clap::Args)]
@@ -70,12 +74,6 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its body.
     pub body: Bytes,
-}
-
-/// Server-sent messages, as they come.
-pub struct Stream {
-    body: Incoming,
-    buffer: BytesMut,
 }
 
 impl Client {
@@ -189,23 +187,36 @@ impl Client {
 
     /// What waits for the agent and what comes, on a connection of its own.
     pub async fn follow(&mut self) -> Result<Stream, Failure> {
+        match self
+            .events(Method::GET, "/v1/messages/stream", None)
+            .await?
+        {
+            Ok(events) => Ok(Stream::new(events)),
+            Err(answer) => {
+                answer.done()?;
+                Err(Failure::failed("the node answers with no stream"))
+            }
+        }
+    }
+
+    /// A call that is answered by a stream of events, on a connection of its own; or by a refusal.
+    pub async fn events(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Result<Events, Answer>, Failure> {
         let mut connection = self.connect().await?;
-        let request = self.request(Method::GET, "/v1/messages/stream", None)?;
+        let request = self.request(method, path, body)?;
         let response = tokio::time::timeout(CALL_TIMEOUT, connection.send_request(request)).await;
         let response = response
             .map_err(|_| self.silent())?
             .map_err(|error| self.broken(&error))?;
         if !response.status().is_success() {
-            collect(response)
-                .await
-                .map_err(|error| self.broken(&error))?
-                .done()?;
-            return Err(Failure::failed("the node answers with no stream"));
+            let refused = collect(response).await;
+            return Ok(Err(refused.map_err(|error| self.broken(&error))?));
         }
-        Ok(Stream {
-            body: response.into_body(),
-            buffer: BytesMut::new(),
-        })
+        Ok(Ok(Events::new(response.into_body())))
     }
 
     async fn call(
@@ -381,6 +392,12 @@ pub fn loopback(context: &Context) -> Result<SocketAddr, Failure> {
 }
 
 impl Answer {
+    /// Whether it is a refusal of this code.
+    pub fn is_refused(&self, code: &str) -> bool {
+        let refused = serde_json::from_slice::<ErrorAnswer>(&self.body);
+        !self.status.is_success() && refused.is_ok_and(|it| it.error.code == code)
+    }
+
     /// The value of an answer that is well.
     pub fn read<T: DeserializeOwned>(self) -> Result<T, Failure> {
         if !self.status.is_success() {
@@ -405,46 +422,6 @@ impl Answer {
             Ok(answer) => failure_of(&answer.error),
             Err(_) => Failure::failed(format!("the node answers with {}", self.status)),
         }
-    }
-}
-
-impl Stream {
-    /// The next message; `None` when the node ended the stream. Safe to cancel.
-    pub async fn next(&mut self) -> Result<Option<Received>, Failure> {
-        loop {
-            if let Some(received) = self.buffered()? {
-                return Ok(Some(received));
-            }
-            match self.body.frame().await {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.buffer.extend_from_slice(&data);
-                    }
-                    if self.buffer.len() > EVENT_MAX {
-                        return Err(Failure::failed("the node sends an event without an end"));
-                    }
-                }
-                // A node that was killed and one that stopped look the same to a follower.
-                Some(Err(_)) | None => return Ok(None),
-            }
-        }
-    }
-
-    /// A message that has arrived already.
-    pub fn buffered(&mut self) -> Result<Option<Received>, Failure> {
-        while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
-            let event = self.buffer.split_to(end);
-            self.buffer.advance(2);
-            let data = event[..]
-                .split(|byte| *byte == b'\n')
-                .find_map(|line| line.strip_prefix(b"data:"));
-            if let Some(data) = data {
-                return serde_json::from_slice(data).map(Some).map_err(|error| {
-                    Failure::failed(format!("the node sends something else: {error}"))
-                });
-            }
-        }
-        Ok(None)
     }
 }
 
@@ -552,6 +529,3 @@ fn no_answer(place: &str, error: &std::io::Error) -> Failure {
 
 /// What the node needs for any call that waits for nobody.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The largest body, escaped, and what surrounds it.
-const EVENT_MAX: usize = 6 * wire::message::MAX_BODY + (64 << 10);

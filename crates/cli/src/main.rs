@@ -80,6 +80,10 @@ enum Command {
     Reply(send::ReplyArgs),
     /// Settle a message, so that it is never shown again
     Ack(send::AckArgs),
+    /// Take back a message that was sent
+    Cancel(send::CancelArgs),
+    /// Say that a message will never be done
+    Reject(send::RejectArgs),
     /// List every agent that may be reached, on which gateway, last seen
     Agents(inspect::AgentsArgs),
     /// Measure the way to a gateway or an agent
@@ -136,6 +140,8 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Recv(args) => receive::run(args, context),
         Command::Reply(args) => send::reply(args, context),
         Command::Ack(args) => send::ack(&args, context),
+        Command::Cancel(args) => send::cancel(&args, context),
+        Command::Reject(args) => send::reject(args, context),
         Command::Agents(args) => inspect::agents(args, context),
         Command::Ping(args) => inspect::ping(args, context),
         Command::Policy(args) => policy_verbs::run(args, context),

@@ -52,6 +52,22 @@ impl Output {
         }
     }
 
+    /// A piece of text from afar that others follow: as [`Self::body`], without a line end.
+    pub fn part(&self, text: &str) -> Result<(), Failure> {
+        match io::stdout().is_terminal() {
+            true => self.bytes(terminal::printable_lines(text).as_bytes(), false),
+            false => self.bytes(text.as_bytes(), false),
+        }
+    }
+
+    /// The line end after such pieces, where they had none.
+    pub fn end_parts(&self, text: &str) -> Result<(), Failure> {
+        match text.ends_with('\n') {
+            true => Ok(()),
+            false => self.bytes(b"\n", false),
+        }
+    }
+
     /// A table with aligned columns; the first row is its head.
     pub fn table(&self, rows: &[Vec<String>]) -> Result<(), Failure> {
         self.bytes(terminal::table(rows).as_bytes(), false)

@@ -1,8 +1,10 @@
-//! `crabmesh send`, `reply` and `ack`.
+//! `crabmesh send`, `reply`, `ack`, `cancel` and `reject`.
+
+mod parts;
 
 use std::time::Duration;
 
-use api::{Acked, AskRequest, Body, ReplyRequest, SendAnswer, SendRequest, State};
+use api::{Acked, AskRequest, Body, RejectRequest, ReplyRequest, SendAnswer, SendRequest, State};
 use identity::AgentAddress;
 use serde_json::json;
 use wire::MessageId;
@@ -18,6 +20,7 @@ use crate::failure::{Exit, Failure};
 #[command(after_help = "Examples:
   crabmesh send coder@gw-b 'tests are red' --as planner
   crabmesh send coder@gw-b 'which tests fail?' --as planner --ask --timeout 2m
+  crabmesh send coder@gw-b 'explain the build' --as planner --ask --stream
   git diff | crabmesh send reviewer@gw-b - --as planner --json
 
 With --ask the answer goes to stdout. Not within the time: exit 4, and a late answer arrives by
@@ -34,6 +37,9 @@ pub struct SendArgs {
     /// Expect an answer and wait for it
     #[arg(long)]
     pub ask: bool,
+    /// Print the answer's parts as they come; needs a grant of "stream"
+    #[arg(long, requires = "ask")]
+    pub stream: bool,
     /// How long to wait for the answer
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
     pub timeout: Duration,
@@ -78,6 +84,36 @@ pub struct ReplyArgs {
     pub content_type: Option<String>,
 }
 
+/// Take back a message that this agent sent: what waits for it ends now, and whoever works on it
+/// hears so.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  crabmesh cancel 019ab3f0-6c1e-7d2a-8a55-0c9e6f6f3b1d --as planner"
+)]
+pub struct CancelArgs {
+    /// The message
+    #[arg(value_name = "MESSAGE_ID")]
+    pub message: MessageId,
+    #[command(flatten)]
+    pub who: AsAgent,
+}
+
+/// Say that a message will never be done: its sender hears `rejected` now, not when its time passes.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  crabmesh reject 019ab3f0-6c1e-7d2a-8a55-0c9e6f6f3b1d --as coder --reason 'no such branch'"
+)]
+pub struct RejectArgs {
+    /// The message
+    #[arg(value_name = "MESSAGE_ID")]
+    pub message: MessageId,
+    #[command(flatten)]
+    pub who: AsAgent,
+    /// Kept with the dead letter on this gateway; the sender does not read it
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
 /// Settle a message: it is never shown again. What is not acked comes again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  crabmesh ack 019ab3f0-6c1e-7d2a-8a55-0c9e6f6f3b1d --as coder")]
@@ -120,9 +156,13 @@ pub fn send(args: SendArgs, context: &Context) -> Result<(), Failure> {
                 ttl_s,
                 id,
                 timeout_ms,
+                stream: args.stream,
                 cause,
                 conversation,
             };
+            if args.stream {
+                return parts::ask(&mut client, &ask, args.timeout, context).await;
+            }
             client.post_raw("/v1/ask", &ask, args.timeout).await?
         } else {
             let send = SendRequest {
@@ -163,6 +203,41 @@ pub fn reply(args: ReplyArgs, context: &Context) -> Result<(), Failure> {
         match serde_json::from_slice::<SendAnswer>(&answer.body) {
             Ok(sent) => show(&sent, context),
             Err(_) => answer.done(),
+        }
+    })
+}
+
+pub fn cancel(args: &CancelArgs, context: &Context) -> Result<(), Failure> {
+    let mut client = Client::for_agent(context, &args.who)?;
+    context.block_on(async move {
+        let path = format!("/v1/messages/{}/cancel", args.message);
+        let sent: SendAnswer = client.post(&path, &json!({})).await?;
+        let taken = sent.error.as_ref().is_some_and(|it| it.code == "cancelled");
+        let output = context.output();
+        match output.json() {
+            true => output.object(&sent)?,
+            false if taken => output.line(format!("cancelled {}", sent.id))?,
+            false => {}
+        }
+        match taken {
+            true => Ok(()),
+            false => Err(Failure::failed(format!(
+                "it is too late: the message is {}",
+                sent.state.as_str()
+            ))),
+        }
+    })
+}
+
+pub fn reject(args: RejectArgs, context: &Context) -> Result<(), Failure> {
+    let mut client = Client::for_agent(context, &args.who)?;
+    context.block_on(async move {
+        let path = format!("/v1/messages/{}/reject", args.message);
+        let reason = args.reason;
+        let rejected: Acked = client.post(&path, &RejectRequest { reason }).await?;
+        match context.json {
+            true => context.output().object(&rejected),
+            false => context.output().line(format!("rejected {}", rejected.id)),
         }
     })
 }

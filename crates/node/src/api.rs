@@ -17,6 +17,7 @@ mod listen;
 mod messages;
 mod metrics;
 mod observe;
+mod parts;
 mod refused;
 mod serve;
 

@@ -17,6 +17,7 @@ mod run;
 mod sessions;
 pub mod spool;
 pub mod state;
+pub mod streams;
 mod view;
 pub mod world;
 

@@ -22,7 +22,9 @@ use identity::{AgentAddress, AgentName, NodeId};
 use wire::message::MessageFrame;
 use wire::{InstanceId, MessageId};
 
-pub use handle::{Follow, Followed, Messages, fresh_id};
+use crate::streams::PublishError;
+
+pub use handle::{Asked, Follow, Followed, Messages, fresh_id};
 pub use router::{Budgets, Delivery, DeliveryKind, Failure, Origin, Refusal, State, Status};
 pub use task::{MessagesConfig, MessagesEnds, Plane, start};
 
@@ -119,6 +121,9 @@ pub enum SendError {
     /// The router does not take it; see [`Refusal::code`].
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The parts of an answer are not taken; see [`PublishError::code`].
+    #[error(transparent)]
+    Parts(#[from] PublishError),
     /// The spool could not write: the disk is full or broken. Nothing was accepted.
     #[error("the spool cannot write")]
     Store,
@@ -172,6 +177,7 @@ impl SendError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.code(),
+            Self::Parts(error) => error.code(),
             Self::Store => "store_full",
             Self::Stopping => "stopping",
         }

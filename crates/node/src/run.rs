@@ -30,6 +30,7 @@ use crate::road::{Road, RoadConfig};
 use crate::sessions::{SessionCommand, Sessions};
 use crate::spool::Spool;
 use crate::state::{StateDir, StateError};
+use crate::streams::Streams;
 use crate::view::{View, local_directory};
 use crate::world::World;
 
@@ -110,6 +111,7 @@ pub async fn run(
     let (session_commands, to_sessions) = mpsc::channel(QUEUE);
     let (session_events, from_sessions) = mpsc::channel(QUEUE);
     let (allowed, allowed_seen) = watch::channel(Arc::new(BTreeSet::new()));
+    let streams = Streams::new(node, session_commands.clone());
     let sessions = Sessions::new(
         endpoint,
         client,
@@ -117,6 +119,7 @@ pub async fn run(
         allowed_seen,
         to_sessions,
         session_events,
+        streams.clone(),
     );
 
     let agents = Agents::open(state.clone())?;
@@ -130,6 +133,7 @@ pub async fn run(
         spool: Spool::open(&state, config.durability)?,
         world: world.clone(),
         budgets: config.loops.into(),
+        streams,
         seed: seed()?,
     });
 

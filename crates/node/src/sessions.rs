@@ -19,12 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::NodeId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 use wire::message::MessageFrame;
 use wire::peer::{PeerFrame, ROUTER_PORT};
 
+use crate::streams::Streams;
 use crate::world::World;
 use connection::{Connection, Heard};
 
@@ -37,6 +38,9 @@ pub enum SessionCommand {
     Control(NodeId, PeerFrame),
     /// Open a session where there is none.
     Dial(NodeId),
+    /// The connection in use, for a stream of its own; where there is none it is dialled, for the
+    /// next try.
+    Connection(NodeId, oneshot::Sender<Option<quinn::Connection>>),
 }
 
 /// What the sessions tell the rest of the node.
@@ -60,6 +64,7 @@ pub struct Sessions {
     allowed: watch::Receiver<Arc<BTreeSet<NodeId>>>,
     commands: mpsc::Receiver<SessionCommand>,
     events: mpsc::Sender<SessionEvent>,
+    streams: Streams,
     /// Ups and downs that wait for room: at most two for each peer that anything happens to.
     untold: VecDeque<SessionEvent>,
     /// Newest last.
@@ -85,6 +90,7 @@ impl Sessions {
         allowed: watch::Receiver<Arc<BTreeSet<NodeId>>>,
         commands: mpsc::Receiver<SessionCommand>,
         events: mpsc::Sender<SessionEvent>,
+        streams: Streams,
     ) -> Self {
         Self {
             endpoint,
@@ -93,6 +99,7 @@ impl Sessions {
             allowed,
             commands,
             events,
+            streams,
             untold: VecDeque::new(),
             open: BTreeMap::new(),
             dialling: BTreeMap::new(),
@@ -150,6 +157,14 @@ impl Sessions {
                 if self.newest(peer).is_none() {
                     self.dial(peer);
                 }
+            }
+            SessionCommand::Connection(peer, answer) => {
+                let connection = self.newest(peer).map(Connection::quic);
+                if connection.is_none() {
+                    self.dial(peer);
+                }
+                // Who asked may be gone.
+                let _ = answer.send(connection);
             }
         }
     }
@@ -287,6 +302,7 @@ impl Sessions {
         let heard = Heard {
             peer,
             events: self.events.clone(),
+            streams: self.streams.clone(),
         };
         let (handle, task) = Connection::new(connection, heard);
         self.tasks.spawn(async move {

@@ -315,6 +315,7 @@ fn plane(home: &Path, name: &str, agent: &str) -> Running {
     let (world, world_out) = watch::channel(world_of(name));
     let (messages, ends, plane) = start(MessagesConfig {
         budgets: node::messages::Budgets::default(),
+        streams: node::streams::Streams::alone(id_of(name)),
         node: id_of(name),
         agents: vec![agent.clone()],
         spool,

@@ -253,7 +253,6 @@ fn what_nothing_asks_for_is_told_once_a_kind() {
         [
             ("W114", "the first grant of topics"),
             ("W114", "the first grant of \"call:\""),
-            ("W114", "the first grant of \"stream\""),
             ("W114", "the first grant of \"svc:\""),
         ]
     );

@@ -164,7 +164,8 @@ impl Router {
                     self.store_some_time(vec![Write::Put(row, put)]);
                     self.event(Event::Cancelled {
                         instance: owner,
-                        id: key.id,
+                        node: peer,
+                        key,
                     });
                 }
                 self.send_frame(peer, MessageFrame::Refused { key, nack });
@@ -191,10 +192,10 @@ impl Router {
         self.trim_known(&peer, &mut writes);
         self.store(writes, Pending::Cancel { peer, key });
         if matches!(phase, Phase::Held { .. }) {
-            let id = key.id;
             self.event(Event::Cancelled {
                 instance: owner,
-                id,
+                node: peer,
+                key,
             });
         }
     }

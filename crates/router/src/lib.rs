@@ -26,6 +26,7 @@ mod early;
 mod ended;
 mod inbox;
 mod outbox;
+mod parts;
 mod rates;
 mod receiver;
 mod restore;
@@ -36,6 +37,7 @@ mod words;
 
 pub use causes::Budgets;
 pub use clock::Clock;
+pub use parts::{Broken, Cursor, PartEvent, PartsTarget, PushError, Reader, Ring};
 pub use router::{Accept, Counters, Event, HolderId, Output, Router, Stats, Ticket};
 pub use rows::{
     DeadRow, InboxRow, Known, Letter, OutboxRow, Row, RowId, Sent, Subject, Table, Write, v1,

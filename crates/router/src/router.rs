@@ -165,8 +165,10 @@ pub enum Event {
     Cancelled {
         /// The agent's life.
         instance: InstanceId,
+        /// Where the message came from.
+        node: NodeId,
         /// The message.
-        id: MessageId,
+        key: MessageKey,
     },
     /// A message of a local agent was one too many of those that led to each other.
     Looped {

@@ -239,6 +239,9 @@ pub enum Refusal {
     /// The sender took the message back.
     #[error("its sender took the message back")]
     Cancelled,
+    /// The sender waits for the answer alone.
+    #[error("whoever sent this message wants its answer alone, and no parts")]
+    NoParts,
 }
 
 impl State {
@@ -270,6 +273,7 @@ impl Refusal {
             Self::Loop(_) => "loop",
             Self::UnknownCause => "unknown_cause",
             Self::Cancelled => CANCELLED,
+            Self::NoParts => "not_wanted",
         }
     }
 }

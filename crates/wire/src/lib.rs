@@ -9,6 +9,7 @@ pub mod frame;
 pub mod link;
 pub mod map;
 pub mod message;
+pub mod parts;
 pub mod peer;
 pub mod probe;
 

@@ -192,6 +192,9 @@ pub enum Nack {
 }
 
 impl MessageId {
+    /// Before any other, to range from. No message has it.
+    pub const LOWEST: Self = Self(Uuid::nil());
+
     /// An id for a message made at `unix_ms`, from 10 random bytes.
     pub fn new(unix_ms: u64, random: [u8; 10]) -> Self {
         Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())

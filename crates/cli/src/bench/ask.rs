@@ -167,6 +167,7 @@ async fn ask(client: &mut Client, to: &AgentAddress) -> Result<SendAnswer, Failu
         ttl_s: None,
         id: None,
         timeout_ms: Some(10_000),
+        stream: false,
         cause: Some("none".into()),
         conversation: None,
     };

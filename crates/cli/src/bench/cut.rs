@@ -282,6 +282,7 @@ async fn wait(client: &mut Client, to: &AgentAddress, id: MessageId) -> Result<(
         ttl_s: None,
         id: Some(id.to_string()),
         timeout_ms: Some(WAITS_MS),
+        stream: false,
         cause: Some("none".into()),
         conversation: None,
     };

@@ -24,7 +24,7 @@ const TEMPLATE: &str = r#"// Who may talk to whom in the mesh "MESH". Whatever n
   "grants": [
     // Every agent on a gateway invited with `--tag tag:gateway` may send messages to, and ask,
     // every agent on such a gateway, its own included. An answer needs no grant.
-    {"id": "gateways", "src": ["agent:*@tag:gateway"], "dst": ["agent:*@tag:gateway"], "msg": ["send", "request"]},/*MINE*/
+    {"id": "gateways", "src": ["agent:*@tag:gateway"], "dst": ["agent:*@tag:gateway"], "msg": ["send", "request", "stream"]},/*MINE*/
   ],
 
   // What must stay true, whoever edits this file: `policy push` refuses it otherwise.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::{Body, Received, ReplyRequest, SendAnswer};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
 use crate::client::Client;
@@ -33,19 +33,30 @@ impl Worker {
     /// Runs it; true when the message is settled, false when it must come again.
     pub async fn run(&self, client: &mut Client, received: &Received) -> Result<bool, Failure> {
         let beat = format!("/v1/messages/{}/heartbeat", received.id);
+        let (lines, mut printing) = tokio::sync::mpsc::channel(LINES_AHEAD);
+        let mut parts = Parts::new(received);
         let printed = {
-            let child = self.child(received);
+            let child = self.child(received, lines);
             let mut child = std::pin::pin!(child);
             loop {
                 tokio::select! {
+                    biased;
+                    Some(line) = printing.recv() => parts.publish(client, line).await,
                     printed = &mut child => break printed,
                     // The stream of a follower holds it already; a single `recv` holds it by this.
                     () = tokio::time::sleep(HEARTBEAT) => {
-                        let _: Option<api::Acked> = client.post(&beat, &json!({})).await.ok();
+                        let beat = client.post_raw(&beat, &json!({}), Duration::ZERO).await;
+                        if beat.is_ok_and(|it| it.is_refused("cancelled")) {
+                            note(format!("crabmesh: {} was taken back", received.id));
+                            return Ok(true);
+                        }
                     }
                 }
             }
         };
+        while let Ok(line) = printing.try_recv() {
+            parts.publish(client, line).await;
+        }
         match printed {
             Ok(printed) => {
                 let body = if received.reply_expected {
@@ -103,7 +114,11 @@ impl Worker {
         }
     }
 
-    async fn child(&self, received: &Received) -> Result<Vec<u8>, String> {
+    async fn child(
+        &self,
+        received: &Received,
+        lines: tokio::sync::mpsc::Sender<String>,
+    ) -> Result<Vec<u8>, String> {
         let body = received
             .body()
             .map_err(|error| error.to_string())?
@@ -123,6 +138,11 @@ impl Worker {
                 received.in_reply_to.as_deref().unwrap_or_default(),
             )
             .env("CRABMESH_CONTENT_TYPE", &received.content_type)
+            .env(
+                "CRABMESH_CONVERSATION",
+                received.conversation.as_deref().unwrap_or_default(),
+            )
+            .env("CRABMESH_STREAM", if received.stream { "1" } else { "0" })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -139,11 +159,20 @@ impl Worker {
             let mut printed = Vec::new();
             if let Some(stdout) = stdout {
                 let most = wire::message::MAX_BODY as u64 + 1;
-                stdout
-                    .take(most)
-                    .read_to_end(&mut printed)
-                    .await
-                    .map_err(|error| error.to_string())?;
+                let mut stdout = BufReader::new(stdout.take(most));
+                loop {
+                    let from = printed.len();
+                    let read = stdout.read_until(b'\n', &mut printed).await;
+                    if read.map_err(|error| error.to_string())? == 0 {
+                        break;
+                    }
+                    if received.stream
+                        && let Ok(line) = std::str::from_utf8(&printed[from..])
+                    {
+                        // Nobody hears the lines any longer: the answer itself is what counts.
+                        let _ = lines.send(line.to_owned()).await;
+                    }
+                }
             }
             Ok::<_, String>(printed)
         };
@@ -159,6 +188,44 @@ impl Worker {
         }
     }
 }
+
+/// The lines that a command prints, as parts of its answer where they are wanted.
+struct Parts {
+    path: String,
+    seq: u64,
+    /// None where they are not wanted, or no longer.
+    wanted: bool,
+}
+
+impl Parts {
+    fn new(received: &Received) -> Self {
+        let (id, attempt) = (&received.id, received.attempt);
+        Self {
+            path: format!("/v1/messages/{id}/parts?attempt={attempt}"),
+            seq: 0,
+            wanted: received.stream,
+        }
+    }
+
+    /// A part that is not taken ends the parts: the answer comes all the same.
+    async fn publish(&mut self, client: &mut Client, line: String) {
+        if !self.wanted {
+            return;
+        }
+        self.seq += 1;
+        let part = api::Part {
+            seq: self.seq,
+            text: Some(line),
+            base64: None,
+            kind: None,
+        };
+        let taken: Result<api::PartsAnswer, Failure> = client.post(&self.path, &part).await;
+        self.wanted = taken.is_ok_and(|taken| !taken.closed);
+    }
+}
+
+/// Lines that a command may print before they are passed on.
+const LINES_AHEAD: usize = 64;
 
 /// A third of the time that a message is hidden without one.
 const HEARTBEAT: Duration = Duration::from_secs(10);

@@ -240,13 +240,18 @@ fn bearer(headers: &HeaderMap) -> Bearer<'_> {
     }
 }
 
-/// `application/json`, with or without parameters.
+/// `application/json`, or a line of it after the other, with or without parameters. A page's form
+/// can send neither.
 fn is_json(headers: &HeaderMap) -> bool {
     let value = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     let essence = value.map(|value| value.split(';').next().unwrap_or_default().trim());
-    essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"))
+    essence.is_some_and(|essence| {
+        ["application/json", "application/x-ndjson"]
+            .iter()
+            .any(|json| essence.eq_ignore_ascii_case(json))
+    })
 }
 
 const ROOT: u32 = 0;

@@ -66,12 +66,19 @@ pub(super) async fn ask(
     AsAgent(agent): AsAgent,
     Json(request): Json<AskRequest>,
 ) -> Result<Response, Refused> {
-    let (request, timeout_ms) = request.into_parts();
+    let (request, timeout_ms, stream) = request.into_parts();
     let timeout = timeout_ms
         .map_or(ASK_TIMEOUT, Duration::from_millis)
         .min(ASK_TIMEOUT_MAX);
     let (id, draft) = draft(request)?;
     let until = within(timeout);
+    if stream {
+        let draft = Draft {
+            stream: true,
+            ..draft
+        };
+        return super::parts::ask(shared, agent, id, draft, timeout).await;
+    }
     let asking = shared
         .messages
         .send_and_wait(&agent.local, draft, WaitFor::Reply, until);
@@ -308,7 +315,10 @@ pub(super) async fn show(
 
 impl Shared {
     /// What waits for others ends when the API does; the caller asks the next start.
-    async fn until_stopped<T>(&self, waiting: impl Future<Output = T>) -> Result<T, Refused> {
+    pub(super) async fn until_stopped<T>(
+        &self,
+        waiting: impl Future<Output = T>,
+    ) -> Result<T, Refused> {
         let mut stopping = self.stopping.clone();
         tokio::select! {
             biased;
@@ -410,7 +420,7 @@ fn content(
     Ok((content_type, Bytes::from(body.into_bytes())))
 }
 
-fn outcome_answer(id: MessageId, outcome: Outcome, timeout: Duration) -> SendAnswer {
+pub(super) fn outcome_answer(id: MessageId, outcome: Outcome, timeout: Duration) -> SendAnswer {
     match outcome {
         Outcome::Answered(reply) => SendAnswer {
             id: id.to_string(),
@@ -445,7 +455,7 @@ fn reply_of(delivery: Delivery) -> Reply {
     }
 }
 
-fn status_answer(status: Status) -> SendAnswer {
+pub(super) fn status_answer(status: Status) -> SendAnswer {
     SendAnswer {
         id: status.id.to_string(),
         state: state(status.state),
@@ -454,7 +464,7 @@ fn status_answer(status: Status) -> SendAnswer {
     }
 }
 
-fn state(state: router::State) -> State {
+pub(super) fn state(state: router::State) -> State {
     match state {
         router::State::Accepted => State::Accepted,
         router::State::Stored => State::Stored,
@@ -466,7 +476,7 @@ fn state(state: router::State) -> State {
     }
 }
 
-fn failure(failure: router::Failure) -> api::Failure {
+pub(super) fn failure(failure: router::Failure) -> api::Failure {
     api::Failure {
         code: failure.code.into(),
         reason: failure.reason.into(),
@@ -478,10 +488,10 @@ fn failure(failure: router::Failure) -> api::Failure {
 }
 
 /// As `crabmesh send --timeout`.
-const ASK_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest time to live of a message, so also of an answer's.
-const ASK_TIMEOUT_MAX: Duration = router::limits::MAX_TTL;
+pub(super) const ASK_TIMEOUT_MAX: Duration = router::limits::MAX_TTL;
 
 /// A sentence or two, for people.
 const REASON_MAX: usize = 1024;
@@ -496,4 +506,4 @@ const RECEIVE_MAX: usize = 100;
 const ACK_MAX: usize = router::limits::INBOX_ROWS;
 
 /// Below the 30 s after which some clients give up a silent stream.
-const STREAM_HEARTBEAT: Duration = Duration::from_secs(10);
+pub(super) const STREAM_HEARTBEAT: Duration = Duration::from_secs(10);

@@ -74,6 +74,21 @@ impl Refused {
             ..refused
         }
     }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What the message came to, where the refusal is of one.
+    pub(super) fn into_answer(self) -> Option<SendAnswer> {
+        let (id, state) = self.message?;
+        Some(SendAnswer {
+            id: id.to_string(),
+            state,
+            reply: None,
+            error: Some(*self.failure),
+        })
+    }
 }
 
 impl From<&SendError> for Refused {
@@ -184,10 +199,11 @@ fn status_of(code: &str) -> StatusCode {
     match code {
         "denied" | "no_policy" | router::BLOCKED => StatusCode::FORBIDDEN,
         "unknown_gateway" | "unknown_agent" | "not_found" => StatusCode::NOT_FOUND,
-        "conflict" | "no_open_request" | "loop" | "cancelled" => StatusCode::CONFLICT,
+        "conflict" | "no_open_request" | "loop" | "cancelled" | "not_wanted" | "gap" | "stale"
+        | "ended" => StatusCode::CONFLICT,
         "expired" => StatusCode::GONE,
         "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-        "outbox_full" | "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
+        "outbox_full" | "too_many_requests" | "too_many_streams" => StatusCode::TOO_MANY_REQUESTS,
         "store_full" | "store" => StatusCode::INSUFFICIENT_STORAGE,
         "stopping" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,

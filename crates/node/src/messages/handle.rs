@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use identity::NodeId;
-use router::{Agent, Delivery, Refusal, State, Status};
+use router::{Agent, Cursor, Delivery, PartsTarget, Refusal, State, Status};
 use tokio::sync::{Notify, mpsc, oneshot};
 use wire::message::MAX_BODY;
 use wire::{InstanceId, MessageId};
+
+use crate::streams::{Publisher, Streams, Subscription};
 
 use super::{
     Draft, LocalAgent, Outcome, ReceiveOptions, ReplyDraft, SendError, Sent, Stats, WaitFor,
@@ -24,6 +26,16 @@ use super::{
 pub struct Messages {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) wake: Arc<Notify>,
+    pub(super) streams: Streams,
+}
+
+/// A message that was accepted, and whose answer or state is waited for.
+#[derive(Debug)]
+pub struct Asked {
+    messages: Messages,
+    agent: LocalAgent,
+    id: MessageId,
+    outcome: oneshot::Receiver<Outcome>,
 }
 
 /// The deliveries of an agent as they come, until dropped. What it was shown is held (no other
@@ -95,6 +107,16 @@ pub(super) enum Command {
         id: MessageId,
         heard: oneshot::Sender<()>,
     },
+    PartsTarget {
+        agent: Agent,
+        id: MessageId,
+        answer: Reply<PartsTarget>,
+    },
+    SentTo {
+        agent: Agent,
+        id: MessageId,
+        answer: Reply<NodeId>,
+    },
     Ack {
         agent: Agent,
         ids: Vec<MessageId>,
@@ -162,6 +184,18 @@ impl Messages {
         what: WaitFor,
         until: Instant,
     ) -> Result<(Sent, Outcome), SendError> {
+        let (sent, asked) = self.ask(from, draft, what).await?;
+        let outcome = asked.outcome(until).await?;
+        Ok((sent, outcome))
+    }
+
+    /// The first half of [`Messages::send_and_wait`]: resolves when the message is fsynced here.
+    pub async fn ask(
+        &self,
+        from: &LocalAgent,
+        draft: Draft,
+        what: WaitFor,
+    ) -> Result<(Sent, Asked), SendError> {
         let draft = to_router(draft)?;
         let id = draft.id;
         let (waiter, outcome) = waiter(what);
@@ -174,8 +208,51 @@ impl Messages {
                 wait,
             })
             .await?;
-        let outcome = self.outcome(from, id, until, outcome).await?;
-        Ok((sent, outcome))
+        let asked = Asked {
+            messages: self.clone(),
+            agent: from.clone(),
+            id,
+            outcome,
+        };
+        Ok((sent, asked))
+    }
+
+    /// The parts of the answer to a message that this agent sent and that wants them, from where
+    /// the cursor is.
+    pub async fn subscribe(
+        &self,
+        agent: &LocalAgent,
+        id: MessageId,
+        at: Cursor,
+    ) -> Result<Subscription, SendError> {
+        let peer = self
+            .call(|answer| Command::SentTo {
+                agent: agent.into(),
+                id,
+                answer,
+            })
+            .await?;
+        let instance = InstanceId(agent.instance);
+        let key = wire::MessageKey { instance, id };
+        Ok(self.streams.subscribe(peer, key, at))
+    }
+
+    /// Begins, or goes on, to answer a message in parts: refused where its sender wants none.
+    /// `attempt` is that of the delivery which is being answered.
+    pub async fn publisher(
+        &self,
+        agent: &LocalAgent,
+        id: MessageId,
+        attempt: Option<u32>,
+    ) -> Result<Publisher, SendError> {
+        let target = self
+            .call(|answer| Command::PartsTarget {
+                agent: agent.into(),
+                id,
+                answer,
+            })
+            .await?;
+        Ok(self.streams.publisher(target, attempt)?)
     }
 
     /// Waits for a message that was sent before.
@@ -431,6 +508,24 @@ impl Messages {
         }
         drop((outcome, gone));
         self.state(agent, id).await.map(Outcome::TimedOut)
+    }
+}
+
+impl Asked {
+    /// The message.
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+
+    /// What came of it by then.
+    pub async fn outcome(self, until: Instant) -> Result<Outcome, SendError> {
+        let Self {
+            messages,
+            agent,
+            id,
+            outcome,
+        } = self;
+        messages.outcome(&agent, id, until, outcome).await
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     LocalAgent, Messages, Outcome, PeerInput, PeerOutput, SendError, Sent, Stats, WaitFor,
 };
 use crate::spool::{Job, Opened, Spool, crash};
+use crate::streams::Streams;
 use crate::world::World;
 
 /// What the plane is made of.
@@ -33,6 +34,8 @@ pub struct MessagesConfig {
     pub world: watch::Receiver<Arc<World>>,
     /// How much may follow from one message.
     pub budgets: Budgets,
+    /// The parts of answers.
+    pub streams: Streams,
     /// Random, for jitter.
     pub seed: [u8; 32],
 }
@@ -66,6 +69,7 @@ pub struct Plane {
     followers: BTreeMap<HolderId, Follower>,
     /// Whom to tell when a message that was shown is taken back.
     cancels: BTreeMap<(InstanceId, MessageId), Vec<oneshot::Sender<()>>>,
+    streams: Streams,
     next: u64,
     clock_checked: Instant,
 }
@@ -102,6 +106,7 @@ pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
         spool,
         world,
         budgets,
+        streams,
         seed,
     } = config;
     let now = Instant::now();
@@ -138,11 +143,16 @@ pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
         served: BTreeSet::new(),
         followers: BTreeMap::new(),
         cancels: BTreeMap::new(),
+        streams: streams.clone(),
         next: 0,
         clock_checked: now,
     };
     (
-        Messages { commands, wake },
+        Messages {
+            commands,
+            wake,
+            streams,
+        },
         MessagesEnds {
             inputs,
             outputs: outputs_out,
@@ -342,7 +352,11 @@ impl Plane {
                 done,
             } => {
                 let id = answer.id;
+                let parts = self.router.parts_target(from.instance, to);
                 let accept = self.router.reply(&from, to, answer, now);
+                if let (Ok(_), Ok(target)) = (&accept, parts) {
+                    self.streams.end(target.peer, target.key);
+                }
                 self.accept(id, accept, done);
             }
             Command::Wait { agent, id, waiter } => {
@@ -460,6 +474,14 @@ impl Plane {
                     }
                     None => {}
                 }
+            }
+            Command::PartsTarget { agent, id, answer } => {
+                let target = self.router.parts_target(agent.instance, id);
+                tell(answer, target.map_err(Into::into));
+            }
+            Command::SentTo { agent, id, answer } => {
+                let node = self.router.sent_to(agent.instance, id);
+                tell(answer, node.map_err(Into::into));
             }
             Command::State { agent, id, answer } => {
                 tell(
@@ -704,9 +726,16 @@ impl Plane {
                 info!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, rule = error.rule.as_deref(), "refused");
             }
             Event::DeadLetter { node, key, error } => {
+                self.streams.end_known(node, key);
                 warn!(target: "crabmesh::audit", peer = %node, agent = %key.instance, msg = %key.id, code = %error.code, rule = error.rule.as_deref(), "dead letter");
             }
-            Event::Cancelled { instance, id } => {
+            Event::Cancelled {
+                instance,
+                node,
+                key,
+            } => {
+                let id = key.id;
+                self.streams.end_known(node, key);
                 info!(target: "crabmesh::audit", agent = %instance, msg = %id, "taken back by its sender");
                 for heard in self.cancels.remove(&(instance, id)).into_iter().flatten() {
                     let _ = heard.send(());
@@ -748,6 +777,7 @@ impl Plane {
     fn check_clock(&mut self, now: Instant) {
         if now.saturating_duration_since(self.clock_checked) >= CHECK_CLOCK {
             self.clock_checked = now;
+            self.streams.sweep();
             self.router.set_clock(Clock::new(unix_ms(), now), now);
         }
     }

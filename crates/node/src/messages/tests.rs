@@ -389,6 +389,7 @@ fn gateway(name: &str, agent: &str, (state, home): Home) -> (Gateway, MessagesEn
     let (world, world_out) = watch::channel(world_of(name, OPEN));
     let (messages, ends, plane) = start(MessagesConfig {
         budgets: Budgets::default(),
+        streams: crate::streams::Streams::alone(id_of(name)),
         node: id_of(name),
         agents: vec![agent.clone()],
         spool: Spool::open(&state, Durability::Full).expect("opens"),

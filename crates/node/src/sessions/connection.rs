@@ -14,6 +14,7 @@ use wire::message::MessageFrame;
 use wire::peer::PeerFrame;
 
 use super::SessionEvent;
+use crate::streams::{Streams, serve as serve_parts};
 
 /// The sending half, for the task that owns all sessions.
 pub(super) struct Connection {
@@ -28,6 +29,7 @@ pub(super) struct Connection {
 pub(super) struct Heard {
     pub peer: NodeId,
     pub events: mpsc::Sender<SessionEvent>,
+    pub streams: Streams,
 }
 
 impl Connection {
@@ -74,6 +76,11 @@ impl Connection {
         if self.control.try_send(frame).is_err() {
             debug!("control frame dropped: the session's queue is full");
         }
+    }
+
+    /// The connection itself, for a stream of its own.
+    pub fn quic(&self) -> quinn::Connection {
+        self.quic.clone()
     }
 
     pub fn close(&self) {
@@ -158,6 +165,17 @@ async fn read(
                     }
                 });
             }
+            accepted = quic.accept_bi() => {
+                let Ok((send, mut receive)) = accepted else { return };
+                let heard = heard.clone();
+                streams.spawn(async move {
+                    let mut kind = [0];
+                    if receive.read_exact(&mut kind).await.is_ok() && kind[0] == PARTS {
+                        serve_parts(heard.streams.clone(), heard.peer, send, receive).await;
+                    }
+                    Ok(())
+                });
+            }
             Some(ended) = streams.join_next() => match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
@@ -201,6 +219,9 @@ const OFFERS: u8 = 2;
 /// The first byte of a stream of all other [`MessageFrame`]s: answers never wait behind our own
 /// offers, or a backlog would make both sides offer everything again.
 const ANSWERS: u8 = 3;
+
+/// The first byte of a stream of parts.
+const PARTS: u8 = wire::parts::STREAM;
 
 /// Frames that may wait for one stream: twice what the router has in flight towards a peer, for
 /// its answers.

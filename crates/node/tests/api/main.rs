@@ -1,6 +1,7 @@
 //! The local API over its real listeners: who may do what, what is refused before it is looked at,
 //! and how messages pass through it.
 
+mod parts;
 mod place;
 
 use api::{Access, Route};

@@ -89,6 +89,7 @@ impl Place {
         let (messages, MessagesEnds { inputs, outputs }, plane) =
             node::messages::start(MessagesConfig {
                 budgets: node::messages::Budgets::default(),
+                streams: node::streams::Streams::alone(NODE),
                 node: NODE,
                 agents: locals,
                 spool,
@@ -173,9 +174,13 @@ impl Place {
     }
 
     pub async fn follow(&self, name: &str) -> Events {
-        let mut lines = self
-            .ask(&self.agent(name), "GET", "/v1/messages/stream", "")
-            .await;
+        self.events(&self.agent(name), "GET", "/v1/messages/stream", "")
+            .await
+    }
+
+    /// A call whose answer is a stream of events.
+    pub async fn events(&self, call: &Call<'_>, method: &str, path: &str, body: &str) -> Events {
+        let mut lines = self.ask(call, method, path, body).await;
         let (status, length) = head(&mut lines).await;
         assert_eq!((status, length), (200, None));
         Events { lines }
@@ -236,6 +241,40 @@ impl Events {
 }
 
 impl Events {
+    /// The next event: its name, its id, its data.
+    pub async fn event(&mut self) -> (String, String, Value) {
+        let (mut name, mut id) = (String::new(), String::new());
+        loop {
+            let mut line = String::new();
+            let read = self.lines.read_line(&mut line);
+            let read = tokio::time::timeout(PATIENCE, read)
+                .await
+                .expect("an event in time");
+            assert_ne!(read.expect("readable"), 0, "the stream ended");
+            let field = |prefix| line.strip_prefix(prefix).map(|it| it.trim().to_owned());
+            if let Some(data) = field("data:") {
+                return (name, id, serde_json::from_str(&data).expect("JSON"));
+            }
+            name = field("event:").unwrap_or(name);
+            id = field("id:").unwrap_or(id);
+        }
+    }
+}
+
+impl Events {
+    /// Whether the last event was the last; the connection may live on (RFC 9112 §7.1).
+    pub async fn is_over(&mut self) -> bool {
+        loop {
+            let mut line = String::new();
+            let read = self.lines.read_line(&mut line);
+            match tokio::time::timeout(PATIENCE, read).await {
+                Ok(Ok(read)) if read == 0 || line.trim() == "0" => return true,
+                Ok(Ok(_)) if !line.starts_with("event:") => {}
+                _ => return false,
+            }
+        }
+    }
+
     /// Whether the stream ends.
     pub async fn end(&mut self) -> bool {
         let mut rest = Vec::new();
@@ -395,7 +434,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const POLICY: &str = r#"{
   "tagOwners": {"tag:gateway": ["ana@example.com"]},
   "grants": [
-    {"src": ["agent:planner@tag:gateway"], "dst": ["agent:coder@tag:gateway"], "msg": ["send", "request"]},
+    {"src": ["agent:planner@tag:gateway"], "dst": ["agent:coder@tag:gateway"], "msg": ["send", "request", "stream"]},
     {"src": ["agent:planner@tag:gateway"], "dst": ["agent:narrow@tag:gateway"], "msg": ["send", "request"]},
   ],
   "guards": [

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use crate::Verb;
 use crate::diagnostic::Diagnostic;
 use crate::document::{Document, Ports, Rule, Selector};
 
@@ -60,7 +59,6 @@ fn kinds(rule: &Rule) -> impl Iterator<Item = &'static str> {
             .any(|skill| skill.to_string().starts_with(kind))
     };
     let all = [
-        (rule.msg.contains(Verb::Stream), STREAM),
         (is(|it| matches!(it, Selector::Topic(_))), TOPIC),
         (skill("call:"), CALL),
         (skill("admin:"), ADMIN),
@@ -71,7 +69,6 @@ fn kinds(rule: &Rule) -> impl Iterator<Item = &'static str> {
     all.into_iter().filter(|(is, _)| *is).map(|(_, kind)| kind)
 }
 
-const STREAM: &str = "\"stream\"";
 const TOPIC: &str = "topics";
 const CALL: &str = "\"call:\"";
 const ADMIN: &str = "\"admin:\"";
@@ -80,4 +77,4 @@ const SERVICE: &str = "\"svc:\"";
 const HTTP: &str = "\"http\"";
 
 /// What can be granted and is asked by nobody yet. Whoever makes something ask takes it out here.
-const UNASKED: [&str; 7] = [STREAM, TOPIC, CALL, ADMIN, INTERNET, SERVICE, HTTP];
+const UNASKED: [&str; 6] = [TOPIC, CALL, ADMIN, INTERNET, SERVICE, HTTP];
