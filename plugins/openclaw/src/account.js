@@ -65,11 +65,11 @@ async function handle(inbox, event, data) {
   return inbox.room();
 }
 
-async function partsOf(node, message, cancelled) {
+async function partsOf(node, message, closed) {
   if (message.stream !== true) return undefined;
   const { paths } = await node.words();
   if (!paths.has("/v1/messages/{id}/parts")) return undefined;
-  return new Parts((parts) => node.parts(message.id, parts), { cancelled });
+  return new Parts((parts) => node.parts(message.id, message.attempt, parts), { closed });
 }
 
 function inboxOf(key, parts) {

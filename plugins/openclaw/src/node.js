@@ -8,12 +8,13 @@ import { shared } from "./shared.js";
 
 /** A call that was not done: `error` as in the API's answers, and the message it is about. */
 export class Refused extends Error {
-  constructor(error, { id, state, status } = {}) {
+  constructor(error, { id, state, status, answer } = {}) {
     super(error.reason);
     this.error = error;
     this.id = id;
     this.state = state;
     this.status = status;
+    this.answer = answer;
   }
 
   /** Whether the same call may be done a moment later. */
@@ -76,10 +77,10 @@ export class Node {
       : this.ack(id);
   }
 
-  /** Publishes parts of an answer, one line of JSON each. */
-  parts(id, parts) {
+  /** Publishes parts of an answer, one line of JSON each, for the showing of it that is being answered. */
+  parts(id, attempt, parts) {
     const body = parts.map((part) => `${JSON.stringify(part)}\n`).join("");
-    return this.#call("POST", `/v1/messages/${id}/parts`, body, { type: "application/x-ndjson" });
+    return this.#call("POST", `/v1/messages/${id}/parts?attempt=${attempt}`, body, { type: "application/x-ndjson" });
   }
 
   async cancel(id) {
@@ -196,7 +197,7 @@ async function answerOf(response) {
   const status = response.statusCode;
   if (status >= 200 && status < 300 && answer) return answer;
   const error = answer?.error ?? { code: "node", reason: `the local node answers with status ${status}` };
-  throw new Refused(error, { id: answer?.id, state: answer?.state, status });
+  throw new Refused(error, { id: answer?.id, state: answer?.state, status, answer });
 }
 
 function unreachable(error, signal) {
