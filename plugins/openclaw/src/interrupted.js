@@ -2,7 +2,8 @@
 // and comes again. OpenClaw would continue it too, by itself, and send what comes of it as a new
 // message; so such a turn is taken off OpenClaw's list before it is.
 
-import { getSessionEntry, listSessionEntries, patchSessionEntry, resolveStorePath } from "openclaw/plugin-sdk/session-store-runtime";
+import { resolveActiveEmbeddedRunSessionId } from "openclaw/plugin-sdk/agent-harness-runtime";
+import { listSessionEntries, patchSessionEntry, resolveStorePath } from "openclaw/plugin-sdk/session-store-runtime";
 
 import { CHANNEL } from "./names.js";
 
@@ -25,10 +26,12 @@ export async function disown({ cfg, agentId }) {
   return count;
 }
 
-/** Whether a turn runs in a session, as one of a person who looks into it. */
-export function runs({ cfg, agentId, sessionKey }) {
-  const storePath = resolveStorePath(cfg.session?.store, { agentId });
-  return getSessionEntry({ agentId, sessionKey, storePath })?.status === "running";
+/**
+ * Whether a turn runs in a session, as one of a person who looks into it. What the session's entry says
+ * is not asked: after a turn that was cut off it says so for good.
+ */
+export function runs(sessionKey) {
+  return resolveActiveEmbeddedRunSessionId(sessionKey) !== undefined;
 }
 
 function interrupted(entry) {

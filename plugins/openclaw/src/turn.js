@@ -30,7 +30,7 @@ export async function runTurn({ cfg, runtime, agentId, allowFrom, message, round
   const peer = peerOfMessage(message);
   const route = inboundRoute(agentId, peer);
   // Two turns in one session get in each other's way; an answer that is waited for is no turn.
-  if (!awaited && round <= ROUNDS && runs({ cfg, agentId, sessionKey: route.sessionKey })) throw new Busy();
+  if (!awaited && round <= ROUNDS && runs(route.sessionKey)) throw new Busy();
   await ensureHead({ cfg, agentId, sessionKey: route.sessionKey });
   const payload = await contextOf({ cfg, runtime, route, peer, message, round });
   if (!payload) return { reject: "this agent takes no messages from the sender" };
