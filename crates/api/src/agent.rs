@@ -11,6 +11,87 @@ use crate::Timestamp;
 pub struct AgentAdd {
     /// Its name on this gateway.
     pub name: AgentName,
+    /// How the node itself serves it; without one the agent calls this API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Worker>,
+    /// A secret for the worker that the caller brings, as in [`WorkerSet`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_secret: Option<String>,
+}
+
+/// `POST /v1/admin/agents/{name}/worker`: how the node serves an agent from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerSet {
+    /// Null: the agent calls this API itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Worker>,
+    /// `http`: the secret that signs, `whsec_` and base64; made by the node where absent. Never
+    /// shown again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_secret: Option<String>,
+}
+
+/// How the node itself serves an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Worker {
+    /// Each message is a signed POST, and what comes back is the reply.
+    Http {
+        /// Where to: `https`, or `http` on this host.
+        url: String,
+        /// How long one message may take; 120 where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_s: Option<u64>,
+        /// Messages at once, of different senders; 8 where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        concurrency: Option<usize>,
+        /// Lets `http` leave this host: everybody on the way reads and answers.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        insecure_http: bool,
+    },
+    /// Each message is a run of a command as the node's own user, and what it prints is the reply.
+    Exec {
+        /// The program, and its arguments. No shell reads them.
+        command: Vec<String>,
+        /// How long one message may take; 120 where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_s: Option<u64>,
+        /// Messages at once, of different senders; 1 where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        concurrency: Option<usize>,
+    },
+}
+
+/// How an agent is attached, and how that goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// As it was set.
+    pub worker: Worker,
+    /// What became of the last message.
+    pub state: WorkerState,
+    /// Since when, in that state.
+    pub since: Timestamp,
+    /// What is wrong, in the node's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Messages that it was given and did, since the node started.
+    pub done: u64,
+    /// Tries that came to nothing and were, or will be, made again.
+    pub retried: u64,
+    /// Messages that were given up.
+    pub given_up: u64,
+}
+
+/// Whether what is behind a worker does its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// It did, or was not asked yet.
+    Ok,
+    /// Its last message failed.
+    Failing,
 }
 
 /// A new token, shown this once; also for `POST /v1/admin/agents/{name}/rotate`.
@@ -25,6 +106,19 @@ pub struct AgentAdded {
     pub token: String,
     /// Where it reaches the API: for `CRABMESH_API`.
     pub api: String,
+    /// What signs the messages to an `http` worker, shown this once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_secret: Option<String>,
+}
+
+/// The answer to `POST /v1/admin/agents/{name}/worker`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerSetAnswer {
+    /// The agent.
+    pub name: AgentName,
+    /// What signs the messages to an `http` worker, shown this once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_secret: Option<String>,
 }
 
 /// `GET /v1/admin/agents`.
@@ -43,6 +137,29 @@ pub struct LocalAgentEntry {
     pub created_at: Timestamp,
     /// Seconds since its last call; null before the first.
     pub idle_s: Option<u64>,
+    /// Where the node itself serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerStatus>,
+}
+
+impl Worker {
+    /// The word in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Http { .. } => "http",
+            Self::Exec { .. } => "exec",
+        }
+    }
+}
+
+impl WorkerState {
+    /// The word in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failing => "failing",
+        }
+    }
 }
 
 /// `GET /v1/agents`.

@@ -16,7 +16,10 @@ mod part;
 mod route;
 mod time;
 
-pub use agent::{AgentAdd, AgentAdded, AgentEntry, Agents, LocalAgentEntry, LocalAgents};
+pub use agent::{
+    AgentAdd, AgentAdded, AgentEntry, Agents, LocalAgentEntry, LocalAgents, Worker, WorkerSet,
+    WorkerSetAnswer, WorkerState, WorkerStatus,
+};
 pub use body::{Body, BodyError};
 pub use failure::{ErrorAnswer, Failure};
 pub use kill::{KillApplied, KillRequest, RevocationsStatus};

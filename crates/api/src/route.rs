@@ -35,7 +35,7 @@ pub enum Access {
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 31] = [
         Self::new(Verb::Post, "/v1/send", Access::Agent),
         Self::new(Verb::Post, "/v1/ask", Access::Agent),
         Self::new(Verb::Get, "/v1/messages", Access::Agent),
@@ -50,6 +50,9 @@ impl Route {
         Self::new(Verb::Post, "/v1/messages/{id}/cancel", Access::Agent),
         Self::new(Verb::Post, "/v1/messages/{id}/parts", Access::Agent),
         Self::new(Verb::Get, "/v1/messages/{id}/parts", Access::Agent),
+        Self::new(Verb::Get, "/mcp", Access::Agent),
+        Self::new(Verb::Post, "/mcp", Access::Agent),
+        Self::new(Verb::Delete, "/mcp", Access::Agent),
         Self::new(Verb::Get, "/v1/agents", Access::Any),
         Self::new(Verb::Post, "/v1/ping", Access::Any),
         Self::new(Verb::Get, "/v1/health", Access::Any),
@@ -62,6 +65,7 @@ impl Route {
         Self::new(Verb::Get, "/v1/admin/agents/{name}", Access::Admin),
         Self::new(Verb::Delete, "/v1/admin/agents/{name}", Access::Admin),
         Self::new(Verb::Post, "/v1/admin/agents/{name}/rotate", Access::Admin),
+        Self::new(Verb::Post, "/v1/admin/agents/{name}/worker", Access::Admin),
         Self::new(Verb::Post, "/v1/admin/kill", Access::Admin),
     ];
 

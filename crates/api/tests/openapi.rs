@@ -8,7 +8,8 @@ use api::{
     KillRequest, Kind, LocalAgentEntry, LocalAgents, MapStatus, NodeStatus, OPENAPI, Path,
     PathKind, PeerPath, PeerStatus, Ping, PingRequest, Policy, PolicyStatus, Received,
     ReceivedList, RejectRequest, Reply, ReplyRequest, RevocationsStatus, Route, SendAnswer,
-    SendRequest, State, Status, Timestamp,
+    SendRequest, State, Status, Timestamp, Worker, WorkerSet, WorkerSetAnswer, WorkerState,
+    WorkerStatus,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -159,12 +160,29 @@ fn every_answer_is_valid_by_the_document() {
             address: Some(address()),
             token,
             api,
+            worker_secret: Some("whsec_AAAA".into()),
+        },
+    );
+    valid(
+        "WorkerSetAnswer",
+        &WorkerSetAnswer {
+            name: name.clone(),
+            worker_secret: None,
         },
     );
     let entry = LocalAgentEntry {
         name,
         created_at: Timestamp(0),
         idle_s: Some(3),
+        worker: Some(WorkerStatus {
+            worker: exec(),
+            state: WorkerState::Failing,
+            since: Timestamp(0),
+            why: Some("exit code 1".into()),
+            done: 1,
+            retried: 2,
+            given_up: 3,
+        }),
     };
     valid("LocalAgentEntry", &entry);
     valid(
@@ -353,7 +371,24 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
         },
     );
     request("HeartbeatRequest", &HeartbeatRequest { hold_s: Some(30) });
-    request("AgentAdd", &AgentAdd { name: name() });
+    for worker in [None, Some(http()), Some(exec())] {
+        let add = AgentAdd {
+            name: name(),
+            worker: worker.clone(),
+            worker_secret: None,
+        };
+        request("AgentAdd", &add);
+        let worker_secret = Some("whsec_AAAA".into());
+        request(
+            "WorkerSet",
+            &WorkerSet {
+                worker,
+                worker_secret,
+            },
+        );
+    }
+    request("Worker", &http());
+    request("Worker", &exec());
     request(
         "KillRequest",
         &KillRequest {
@@ -441,6 +476,23 @@ fn keys(value: &Value) -> Vec<&str> {
 
 fn document() -> Value {
     serde_json::from_str(OPENAPI).expect("the document is JSON")
+}
+
+fn http() -> Worker {
+    Worker::Http {
+        url: "https://agent.example.com/hook".into(),
+        timeout_s: Some(30),
+        concurrency: Some(4),
+        insecure_http: true,
+    }
+}
+
+fn exec() -> Worker {
+    Worker::Exec {
+        command: vec!["./answer.sh".into(), "-v".into()],
+        timeout_s: Some(30),
+        concurrency: Some(2),
+    }
 }
 
 fn address() -> identity::AgentAddress {

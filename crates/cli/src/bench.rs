@@ -12,8 +12,10 @@ mod disk;
 mod durable;
 mod idle;
 mod mesh;
+mod parts;
 mod plain;
 mod role;
+mod waiting;
 mod worker;
 
 use std::time::Duration;
@@ -60,6 +62,10 @@ enum Name {
     Durable,
     /// A gateway with 50 peers that say nothing
     Idle,
+    /// 200 answers at once, each in 50 parts a second
+    Parts,
+    /// A hundred inboxes with a thousand messages each
+    Waiting,
     /// From a policy or a kill until each of 50 gateways obeys it
     Cut,
 }
@@ -74,6 +80,10 @@ struct Effort {
     peers: usize,
     settle: Duration,
     idle: Duration,
+    streams: usize,
+    parts: usize,
+    inboxes: usize,
+    waiting: usize,
 }
 
 /// One line of the table.
@@ -99,7 +109,15 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     }
     let effort = if args.quick { QUICK } else { FULL };
     let names = match args.only.is_empty() {
-        true => vec![Name::Ask, Name::Bulk, Name::Durable, Name::Idle, Name::Cut],
+        true => vec![
+            Name::Ask,
+            Name::Bulk,
+            Name::Durable,
+            Name::Idle,
+            Name::Parts,
+            Name::Waiting,
+            Name::Cut,
+        ],
         false => args.only,
     };
     context.block_on(async move {
@@ -132,6 +150,12 @@ async fn measure(names: &[Name], effort: Effort, rows: &mut Vec<Row>) -> Result<
             }
             Name::Idle => {
                 staged(async |stage: &mut Stage| idle::measure(stage, effort).await).await?
+            }
+            Name::Parts => {
+                staged(async |stage: &mut Stage| parts::measure(stage, effort).await).await?
+            }
+            Name::Waiting => {
+                staged(async |stage: &mut Stage| waiting::measure(stage, effort).await).await?
             }
             Name::Cut => {
                 rows.extend(
@@ -224,6 +248,10 @@ const FULL: Effort = Effort {
     peers: 50,
     settle: Duration::from_secs(20),
     idle: Duration::from_secs(20),
+    streams: 200,
+    parts: 1000,
+    inboxes: 100,
+    waiting: 1000,
 };
 
 const QUICK: Effort = Effort {
@@ -234,6 +262,10 @@ const QUICK: Effort = Effort {
     peers: 2,
     settle: Duration::from_millis(500),
     idle: Duration::from_millis(500),
+    streams: 4,
+    parts: 25,
+    inboxes: 4,
+    waiting: 40,
 };
 
 /// One measurement with its stage: 50 gateways start one after the other on a busy machine.

@@ -4,6 +4,7 @@
 //! state is not our node, and is shown no token.
 
 mod events;
+mod upload;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -12,10 +13,10 @@ use std::time::Duration;
 
 use api::{AGENT_HEADER, Endpoints, ErrorAnswer};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use identity::AgentName;
@@ -28,6 +29,8 @@ use crate::context::{Context, Owner};
 use crate::failure::{Exit, Failure};
 
 pub use events::{Event, Events, Stream};
+use upload::Sending;
+pub use upload::Upload;
 
 /// `--as NAME` and where its token is.
 #[derive(Clone, Debug, clap::Args)]
@@ -57,7 +60,7 @@ pub struct Client {
     host: HeaderValue,
     authorization: Option<HeaderValue>,
     agent: Option<HeaderValue>,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    connection: Option<SendRequest<Sending>>,
 }
 
 /// Where the node is looked for; looked up anew for each connection, as a restart may move it.
@@ -74,6 +77,14 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its body.
     pub body: Bytes,
+}
+
+/// A call without an answer.
+pub enum Unanswered {
+    /// It never reached the node.
+    Unsaid(Failure),
+    /// It may have.
+    Broken(Failure),
 }
 
 impl Client {
@@ -219,6 +230,42 @@ impl Client {
         Ok(Ok(Events::new(response.into_body())))
     }
 
+    /// Begins a call whose body is sent line by line, on a connection of its own.
+    pub async fn upload(&self, path: &str) -> Result<Upload, Failure> {
+        let mut connection = self.connect().await?;
+        let mut request = self.request(Method::POST, path, None)?;
+        let ndjson = HeaderValue::from_static("application/x-ndjson");
+        request.headers_mut().insert(CONTENT_TYPE, ndjson);
+        let (lines, body) = upload::lines();
+        *request.body_mut() = Either::Right(body);
+        let answer = tokio::spawn(async move {
+            let response = connection.send_request(request).await?;
+            collect(response).await
+        });
+        Ok(Upload { lines, answer })
+    }
+
+    /// One exchange with `/mcp`, on a connection of its own; the answer's body comes as it comes.
+    pub async fn mcp(
+        &self,
+        method: Method,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: Option<Bytes>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let mut connection = self.connect().await.map_err(Unanswered::Unsaid)?;
+        let request = self.request(method, "/mcp", body);
+        let mut request = request.map_err(Unanswered::Unsaid)?;
+        let accept = HeaderValue::from_static("application/json, text/event-stream");
+        request.headers_mut().insert(ACCEPT, accept);
+        request.headers_mut().extend(headers);
+        let answered = tokio::time::timeout(CALL_TIMEOUT, connection.send_request(request)).await;
+        match answered {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Unanswered::Broken(self.broken(&error))),
+            Err(_) => Err(Unanswered::Broken(self.silent())),
+        }
+    }
+
     async fn call(
         &mut self,
         method: Method,
@@ -274,7 +321,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<Bytes>,
-    ) -> Result<Request<Full<Bytes>>, Failure> {
+    ) -> Result<Request<Sending>, Failure> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -289,11 +336,11 @@ impl Client {
             request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         request
-            .body(Full::new(body.unwrap_or_default()))
+            .body(Either::Left(Full::new(body.unwrap_or_default())))
             .map_err(|error| Failure::failed(format!("cannot ask for {path}: {error}")))
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
+    async fn connect(&self) -> Result<SendRequest<Sending>, Failure> {
         let handshake = match &self.place {
             Place::Loopback(address) => {
                 let stream = TcpStream::connect(address).await;

@@ -141,15 +141,23 @@ pub fn start_log(filter: &str) -> Result<(), Failure> {
     use std::io::IsTerminal;
 
     use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::filter::filter_fn;
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
+    use tracing_subscriber::util::SubscriberInitExt;
 
     let wanted = std::env::var("CRABMESH_LOG").unwrap_or_else(|_| filter.to_owned());
     let filter = EnvFilter::try_new(&wanted).map_err(|error| {
         Failure::usage(format!("the log filter {wanted:?} makes no sense: {error}"))
     })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // It logs whole messages, bodies and all.
+    let loud = filter_fn(|metadata| !metadata.target().starts_with("rmcp"));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        .with_filter(loud);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
         .try_init()
         .map_err(|error| Failure::failed(format!("cannot start the log: {error}")))
 }

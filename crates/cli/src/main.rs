@@ -13,6 +13,7 @@ mod duration;
 mod failure;
 mod inspect;
 mod join;
+mod mcp;
 mod operator;
 mod output;
 mod policy_verbs;
@@ -84,6 +85,8 @@ enum Command {
     Cancel(send::CancelArgs),
     /// Say that a message will never be done
     Reject(send::RejectArgs),
+    /// Serve the mesh as tools for a model (MCP), on stdin and stdout
+    Mcp(mcp::Args),
     /// List every agent that may be reached, on which gateway, last seen
     Agents(inspect::AgentsArgs),
     /// Measure the way to a gateway or an agent
@@ -142,6 +145,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Ack(args) => send::ack(&args, context),
         Command::Cancel(args) => send::cancel(&args, context),
         Command::Reject(args) => send::reject(args, context),
+        Command::Mcp(args) => mcp::run(&args, context),
         Command::Agents(args) => inspect::agents(args, context),
         Command::Ping(args) => inspect::ping(args, context),
         Command::Policy(args) => policy_verbs::run(args, context),

@@ -27,9 +27,10 @@ use crate::terminal::printable;
   crabmesh recv --as coder --follow --exec ./answer.sh --verbose
 
 --exec runs CMD for each message, with the body on its stdin and in its environment CRABMESH_FROM
-(the verified agent@gateway), CRABMESH_MESSAGE_ID, CRABMESH_KIND (message, reply or failure),
-CRABMESH_REPLY_EXPECTED (1 or 0), CRABMESH_ATTEMPT, CRABMESH_IN_REPLY_TO, CRABMESH_CONTENT_TYPE,
-CRABMESH_CONVERSATION and CRABMESH_STREAM (1 where the asker wants what CMD prints line by line).
+(the verified agent@gateway), CRABMESH_TO, CRABMESH_MESSAGE_ID, CRABMESH_KIND (message, reply or
+failure), CRABMESH_REPLY_EXPECTED (1 or 0), CRABMESH_ATTEMPT, CRABMESH_IN_REPLY_TO,
+CRABMESH_CONTENT_TYPE, CRABMESH_CONVERSATION and CRABMESH_STREAM (1 where the asker wants what CMD
+prints line by line).
 Exit 0 is the ack, and what CMD prints the answer where one is expected. Any other exit gives the
 message back, to come again. A `crabmesh send` inside CMD says by itself what led to it. CMD is ended
 where the sender takes the message back.")]

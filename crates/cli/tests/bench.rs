@@ -31,6 +31,8 @@ fn a_quick_bench_shows_every_figure_and_leaves_nothing_behind() {
         "bulk",
         "durable",
         "idle",
+        "answers in parts",
+        "100 inboxes",
         "cut by a policy",
         "cut by a kill",
     ] {

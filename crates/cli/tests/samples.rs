@@ -23,6 +23,8 @@ fn every_sample_is_loaded() {
             ("beacon.json", _) => beacon_config(&file),
             ("container/Containerfile", _) => containerfile(&file),
             ("container/compose.yaml", _) => compose(&file),
+            ("mcp/stdio.json", _) => mcp_by_stdio(&file),
+            ("mcp/http.json", _) => mcp_by_http(&file),
             (_, Some("service")) => unit(&file),
             (_, Some("hujson")) => policy(&file),
             _ => panic!("no test loads configs/{name}"),
@@ -154,6 +156,38 @@ fn compose(file: &Path) {
         !text.contains("ports:") && !text.contains("privileged"),
         "a gateway needs neither"
     );
+}
+
+fn mcp_by_stdio(file: &Path) {
+    let server = mcp_server(file);
+    assert_eq!(
+        (&server["type"], &server["command"]),
+        (&"stdio".into(), &"crabmesh".into())
+    );
+    let arguments = server["args"].as_array().expect("arguments").iter();
+    let mut arguments: Vec<&str> = arguments.map(|it| it.as_str().expect("text")).collect();
+    // Understood as they are: what is refused is the state directory, in which there is no node.
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let state = home.path().display().to_string();
+    arguments.extend(["--state-dir", &state]);
+    assert_eq!(crabmesh(&arguments).status.code(), Some(5), "{arguments:?}");
+}
+
+/// The port is that of the other sample, the token is in no file.
+fn mcp_by_http(file: &Path) {
+    let server = mcp_server(file);
+    let gateway = node::Config::load("state".into(), &Path::new(CONFIGS).join("gateway.json"));
+    let port = gateway.expect("it is accepted").api.port;
+    assert_eq!(server["type"], "http");
+    assert_eq!(server["url"], format!("http://127.0.0.1:{port}/mcp"));
+    let authorization = "Bearer ${CRABMESH_TOKEN}";
+    assert_eq!(server["headers"]["Authorization"], authorization);
+    assert!(api::Route::ALL.iter().any(|route| route.path == "/mcp"));
+}
+
+fn mcp_server(file: &Path) -> serde_json::Value {
+    let mut config: serde_json::Value = serde_json::from_str(&text(file)).expect("JSON");
+    config["mcpServers"]["mesh"].take()
 }
 
 /// Its subcommand exists and knows each of its options; an address is one.

@@ -1,5 +1,6 @@
-//! The agents of this gateway: their names, their lives, and the tokens by which the local API
-//! knows them. Kept in `agents.json`, tokens as SHA-256 alone.
+//! The agents of this gateway: their names, their lives, the tokens by which the local API knows
+//! them, and how the node itself serves those that do not call it. Kept in `agents.json`, tokens as
+//! SHA-256 alone; a worker's secret signs, so it is there as it is, in a file of mode 0600.
 //!
 //! **Invariant:** a name that is removed and added again is another agent: all state hangs on the
 //! random instance id.
@@ -15,11 +16,13 @@ use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use identity::AgentName;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::files;
 use crate::messages::LocalAgent;
 use crate::state::{StateDir, StateError};
+use crate::workers::Attached;
 
 /// The registry. Clones share it.
 #[derive(Clone)]
@@ -33,6 +36,8 @@ pub struct Agent {
     pub local: LocalAgent,
     /// When it was added, in milliseconds since 1970.
     pub created_at_ms: u64,
+    /// How the node serves it; without one it calls the API itself.
+    pub worker: Option<Arc<Attached>>,
     token_sha256: [u8; 32],
     /// Milliseconds of the registry's own clock, plus one; 0 before the first call.
     seen: AtomicU64,
@@ -56,6 +61,8 @@ struct Inner {
     agents: RwLock<BTreeMap<AgentName, Arc<Agent>>>,
     /// Serialises changes: one file, one writer.
     changing: Mutex<()>,
+    /// Counts the changes.
+    changed: watch::Sender<u64>,
 }
 
 /// `agents.json`.
@@ -70,6 +77,8 @@ struct AgentRow {
     instance: String,
     token_sha256: String,
     created_at_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    worker: Option<Attached>,
 }
 
 impl Agents {
@@ -88,10 +97,16 @@ impl Agents {
             started: Instant::now(),
             agents: RwLock::new(agents),
             changing: Mutex::new(()),
+            changed: watch::Sender::new(0),
         };
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Tells of every change from here on: who was added, replaced or removed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changed.subscribe()
     }
 
     /// Every agent, by name.
@@ -120,11 +135,20 @@ impl Agents {
     }
 
     /// Adds an agent; its token is known to the caller alone.
-    pub fn add(&self, name: AgentName) -> Result<(Arc<Agent>, AgentToken), AgentsError> {
+    pub fn add(
+        &self,
+        name: AgentName,
+        worker: Option<Attached>,
+    ) -> Result<(Arc<Agent>, AgentToken), AgentsError> {
         let mut instance = [0; 16];
         getrandom::fill(&mut instance).map_err(|_| AgentsError::Random)?;
         let (token, token_sha256) = AgentToken::make()?;
-        let agent = Agent::new(LocalAgent { name, instance }, unix_ms(), token_sha256);
+        let agent = Agent::new(
+            LocalAgent { name, instance },
+            unix_ms(),
+            token_sha256,
+            worker.map(Arc::new),
+        );
         let agent = self.change(|agents| {
             if agents.len() >= MAX_AGENTS {
                 return Err(AgentsError::TooMany);
@@ -139,21 +163,58 @@ impl Agents {
         Ok((agent, token))
     }
 
-    /// Gives an agent a new token; the old one is worth nothing from here on.
-    pub fn rotate(&self, name: &AgentName) -> Result<(Arc<Agent>, AgentToken), AgentsError> {
+    /// Gives an agent a new token, and where there is one its worker with a new secret; the old ones
+    /// are worth nothing from here on.
+    pub fn rotate(
+        &self,
+        name: &AgentName,
+        worker: Option<Attached>,
+    ) -> Result<(Arc<Agent>, AgentToken), AgentsError> {
+        let worker = worker.map(Arc::new);
         let (token, token_sha256) = AgentToken::make()?;
-        let agent = self.change(|agents| {
+        let agent = self.replace(name, |old| {
+            Agent::new(
+                old.local.clone(),
+                old.created_at_ms,
+                token_sha256,
+                worker.or_else(|| old.worker.clone()),
+            )
+        })?;
+        Ok((agent, token))
+    }
+
+    /// Sets how the node serves an agent; its token stays.
+    pub fn attach(
+        &self,
+        name: &AgentName,
+        worker: Option<Attached>,
+    ) -> Result<Arc<Agent>, AgentsError> {
+        self.replace(name, |old| {
+            Agent::new(
+                old.local.clone(),
+                old.created_at_ms,
+                old.token_sha256,
+                worker.map(Arc::new),
+            )
+        })
+    }
+
+    fn replace(
+        &self,
+        name: &AgentName,
+        make: impl FnOnce(&Agent) -> Agent,
+    ) -> Result<Arc<Agent>, AgentsError> {
+        self.change(|agents| {
             let old = agents
                 .get(name)
                 .ok_or_else(|| AgentsError::Unknown(name.clone()))?;
-            let new = Agent::new(old.local.clone(), old.created_at_ms, token_sha256);
+            let new = make(old);
             new.seen
                 .store(old.seen.load(Ordering::Relaxed), Ordering::Relaxed);
             let new = Arc::new(new);
             agents.insert(name.clone(), new.clone());
             Ok(new)
-        })?;
-        Ok((agent, token))
+        })
     }
 
     /// Removes an agent. The caller tells the message plane, which gives up what waits.
@@ -193,6 +254,7 @@ impl Agents {
             .agents
             .write()
             .unwrap_or_else(PoisonError::into_inner) = agents;
+        self.inner.changed.send_modify(|changes| *changes += 1);
         Ok(value)
     }
 
@@ -209,10 +271,16 @@ impl Agents {
 }
 
 impl Agent {
-    fn new(local: LocalAgent, created_at_ms: u64, token_sha256: [u8; 32]) -> Self {
+    fn new(
+        local: LocalAgent,
+        created_at_ms: u64,
+        token_sha256: [u8; 32],
+        worker: Option<Arc<Attached>>,
+    ) -> Self {
         Self {
             local,
             created_at_ms,
+            worker,
             token_sha256,
             seen: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
@@ -270,6 +338,7 @@ impl AgentRow {
             instance: HEXLOWER.encode(&agent.local.instance),
             token_sha256: HEXLOWER.encode(&agent.token_sha256),
             created_at_ms: agent.created_at_ms,
+            worker: agent.worker.as_deref().cloned(),
         }
     }
 
@@ -291,6 +360,7 @@ impl AgentRow {
             },
             self.created_at_ms,
             hash,
+            self.worker.map(Arc::new),
         ))
     }
 }
@@ -382,8 +452,8 @@ mod tests {
     fn a_token_opens_its_agent_until_it_is_rotated() {
         let (_home, state) = place();
         let agents = Agents::open(state).expect("opened");
-        let (ana, token) = agents.add(name("ana")).expect("added");
-        let (_, other) = agents.add(name("bob")).expect("added");
+        let (ana, token) = agents.add(name("ana"), None).expect("added");
+        let (_, other) = agents.add(name("bob"), None).expect("added");
 
         assert_eq!(
             agents.authenticate(token.reveal()).map(|a| a.local.clone()),
@@ -391,7 +461,7 @@ mod tests {
         );
         assert!(token.reveal().starts_with("cma_") && token.reveal().len() >= 4 + 43);
 
-        let (same, fresh) = agents.rotate(&name("ana")).expect("rotated");
+        let (same, fresh) = agents.rotate(&name("ana"), None).expect("rotated");
         assert_eq!(same.local.instance, ana.local.instance);
         assert!(agents.authenticate(token.reveal()).is_none());
         assert!(agents.authenticate(fresh.reveal()).is_some());
@@ -407,7 +477,7 @@ mod tests {
     fn the_registry_outlives_a_restart_and_its_file_holds_no_token() {
         let (_home, state) = place();
         let agents = Agents::open(state.clone()).expect("opened");
-        let (ana, token) = agents.add(name("ana")).expect("added");
+        let (ana, token) = agents.add(name("ana"), None).expect("added");
 
         let again = Agents::open(state.clone()).expect("opened again");
 
@@ -426,14 +496,14 @@ mod tests {
     fn an_agent_added_again_is_another_one() {
         let (_home, state) = place();
         let agents = Agents::open(state).expect("opened");
-        let (first, token) = agents.add(name("ana")).expect("added");
+        let (first, token) = agents.add(name("ana"), None).expect("added");
 
         assert!(matches!(
-            agents.add(name("ana")),
+            agents.add(name("ana"), None),
             Err(AgentsError::Exists(_))
         ));
         agents.remove(&name("ana")).expect("removed");
-        let (second, _) = agents.add(name("ana")).expect("added again");
+        let (second, _) = agents.add(name("ana"), None).expect("added again");
 
         assert_ne!(first.local.instance, second.local.instance);
         assert!(agents.authenticate(token.reveal()).is_none());

@@ -3,7 +3,8 @@
 //! ```text
 //! unix socket ──┐                    ┌─► messages   send, ask, receive, follow, ack, reply
 //!               ├─► gate ─► router ──┼─► admin      agents and their tokens
-//! 127.0.0.1:n ──┘                    └─► node       status, policy, ping, health, metrics
+//! 127.0.0.1:n ──┘                    ├─► node       status, policy, ping, health, metrics
+//!                                    └─► mcp        the agent's verbs as tools for a model
 //! ```
 //! **Invariants** (design invariant 11). Nothing is answered before the [`gate`](self) knows who
 //! asks. The admin is known on the unix socket alone, by its token and its uid; loopback TCP takes
@@ -14,6 +15,7 @@ mod admin;
 mod extract;
 mod gate;
 mod listen;
+mod mcp;
 mod messages;
 mod metrics;
 mod observe;
@@ -36,8 +38,10 @@ use zeroize::Zeroizing;
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
+use crate::workers::Workers;
 
 pub use listen::ApiError;
+pub(crate) use messages::failure;
 pub(crate) use refused::denied;
 pub use serve::Api;
 
@@ -121,6 +125,7 @@ struct Shared {
     config: ApiConfig,
     state: StateDir,
     agents: Agents,
+    workers: Workers,
     messages: Messages,
     view: Arc<dyn NodeView>,
     endpoints: Endpoints,
@@ -128,6 +133,7 @@ struct Shared {
     own_uid: u32,
     counters: Counters,
     seen: observe::Seen,
+    mcp: mcp::Mcp,
     /// Its other end is dropped when the API stops.
     stopping: watch::Receiver<()>,
 }

@@ -19,6 +19,7 @@ pub mod spool;
 pub mod state;
 pub mod streams;
 mod view;
+pub mod workers;
 pub mod world;
 
 pub use config::{Config, ConfigError};

@@ -13,7 +13,7 @@ mod handle;
 mod task;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use crate::streams::PublishError;
 
 pub use handle::{Asked, Follow, Followed, Messages, fresh_id};
 pub use router::{Budgets, Delivery, DeliveryKind, Failure, Origin, Refusal, State, Status};
+pub(crate) use task::unix_ms;
 pub use task::{MessagesConfig, MessagesEnds, Plane, start};
 
 /// A local agent, as its API token proves it.

@@ -32,6 +32,7 @@ use crate::spool::Spool;
 use crate::state::{StateDir, StateError};
 use crate::streams::Streams;
 use crate::view::{View, local_directory};
+use crate::workers::Supervisor;
 use crate::world::World;
 
 /// Runs the gateway of this state directory until `stop` is done. `ready` is called once the local
@@ -225,10 +226,16 @@ pub async fn run(
         commands.clone(),
         session_commands,
     ));
+    let own_name = {
+        let world = world.clone();
+        move || Some(world.borrow().members.get(&node)?.name.clone())
+    };
+    let supervisor = Supervisor::new(agents.clone(), messages.clone(), own_name);
+    let workers = supervisor.workers();
     tasks.spawn(follow_policy(world, node, commands));
     tasks.spawn(tell_agents(agents.clone(), exchange_commands));
 
-    let api = Api::bind(&state, config.api, agents, messages.clone(), view).await?;
+    let api = Api::bind(&state, config.api, agents, workers, messages.clone(), view).await?;
     ready(&Ready {
         node,
         port,
@@ -239,12 +246,20 @@ pub async fn run(
         // Dropped or sent, it means the same.
         let _ = api_ends.await;
     }));
+    let (end_workers, workers_end) = oneshot::channel::<()>();
+    let supervisor = tokio::spawn(supervisor.run(async {
+        let _ = workers_end.await;
+    }));
     let ended = tokio::select! {
         () = stop => None,
         ended = tasks.join_next() => ended,
         ended = &mut message_plane => Some(ended),
     };
-    drop(end_api);
+    drop((end_api, end_workers));
+    // Before the plane: what a worker has just done is still settled.
+    if let Err(error) = supervisor.await {
+        warn!(%error, "the workers failed");
+    }
     if let Err(error) = api.await {
         warn!(%error, "the local API failed");
     }

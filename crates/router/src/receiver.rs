@@ -660,6 +660,7 @@ impl Letter {
             content_type: self.content_type.clone(),
             body: self.body.clone(),
             created_at_ms: self.created_at_ms,
+            expires_at_ms: self.created_at_ms.saturating_add(self.ttl_ms),
             attempt: self.shown,
             stream: self.subject == Subject::Stream,
             conversation: self.conversation.clone(),

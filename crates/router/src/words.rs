@@ -157,6 +157,8 @@ pub struct Delivery {
     pub body: Bytes,
     /// Milliseconds since 1970, by the sender's clock.
     pub created_at_ms: u64,
+    /// When its time to live passes, by the sender's clock; whoever still tries may stop then.
+    pub expires_at_ms: u64,
     /// 1 the first time, more when it may have been shown before.
     pub attempt: u32,
     /// Whether the answer's parts are wanted as they come.

@@ -51,7 +51,7 @@ pub async fn measure(stage: &mut Stage, effort: Effort) -> Result<Vec<Row>, Fail
 }
 
 /// User and system time of a process: fields 14 and 15 of proc_pid_stat(5).
-fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
+pub(super) fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = stat
         .rsplit(')')
@@ -66,7 +66,7 @@ fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
 }
 
 /// A line of proc_pid_status(5), in MB.
-fn memory(pid: u32, name: &str) -> Result<f64, Failure> {
+pub(super) fn memory(pid: u32, name: &str) -> Result<f64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kilobytes = line

@@ -161,5 +161,5 @@ const CONFIG: &str = r#"{
 /// Everybody may ask and tell everybody.
 pub const OPEN_POLICY: &str = r#"{
   "tagOwners": {"tag:gateway": ["bench@example.com"]},
-  "grants": [{"src": ["agent:*@tag:gateway"], "dst": ["agent:*@tag:gateway"], "msg": ["send", "request"]}],
+  "grants": [{"src": ["agent:*@tag:gateway"], "dst": ["agent:*@tag:gateway"], "msg": ["send", "request", "stream"]}],
 }"#;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use identity::{AgentAddress, AgentName};
 
-use super::{ask, bulk, cut, durable, plain};
+use super::{ask, bulk, cut, durable, parts, plain, waiting};
 use crate::client::{AsAgent, Client};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -34,6 +34,27 @@ pub enum Role {
     /// An agent that answers
     #[command(hide = true)]
     Answerer { agent: AgentName, token: PathBuf },
+    /// An agent that asks for answers in parts
+    #[command(hide = true)]
+    PartsAsker {
+        agent: AgentName,
+        token: PathBuf,
+        to: AgentAddress,
+    },
+    /// An agent that answers in parts
+    #[command(hide = true)]
+    PartsAnswerer {
+        agent: AgentName,
+        token: PathBuf,
+        parts: usize,
+    },
+    /// An agent that fills inboxes
+    #[command(hide = true)]
+    Filler {
+        agent: AgentName,
+        token: PathBuf,
+        inboxes: usize,
+    },
     /// Agents of many gateways that wait for answers
     #[command(hide = true)]
     Waiters { asks: PathBuf },
@@ -67,6 +88,23 @@ impl Role {
                     )
                     .await
                 }
+                Self::PartsAsker { agent, token, to } => {
+                    let clients = || client(context, agent.clone(), token.clone());
+                    parts::asker(clients, to, context.output()).await
+                }
+                Self::PartsAnswerer {
+                    agent,
+                    token,
+                    parts,
+                } => {
+                    let clients = || client(context, agent.clone(), token.clone());
+                    parts::answerer(clients, parts).await
+                }
+                Self::Filler {
+                    agent,
+                    token,
+                    inboxes,
+                } => waiting::filler(context, agent, &token, inboxes).await,
                 Self::Waiters { asks } => cut::waiters(&asks, context.output()).await,
                 Self::Senders { to, tokens, agents } => {
                     durable::senders(context, &to, &tokens, agents).await

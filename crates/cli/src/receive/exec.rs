@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use api::{Body, Received, ReplyRequest, SendAnswer};
+use node::workers::exec::Facts;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
@@ -123,26 +124,21 @@ impl Worker {
             .body()
             .map_err(|error| error.to_string())?
             .into_bytes();
+        let facts = Facts {
+            id: &received.id,
+            kind: received.kind,
+            from: &received.from,
+            to: &received.to,
+            content_type: &received.content_type,
+            attempt: received.attempt,
+            reply_expected: received.reply_expected,
+            in_reply_to: received.in_reply_to.as_deref(),
+            conversation: received.conversation.as_deref(),
+            stream: received.stream,
+        };
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
-            .env("CRABMESH_FROM", received.from.to_string())
-            .env("CRABMESH_MESSAGE_ID", &received.id)
-            .env("CRABMESH_KIND", received.kind.as_str())
-            .env(
-                "CRABMESH_REPLY_EXPECTED",
-                if received.reply_expected { "1" } else { "0" },
-            )
-            .env("CRABMESH_ATTEMPT", received.attempt.to_string())
-            .env(
-                "CRABMESH_IN_REPLY_TO",
-                received.in_reply_to.as_deref().unwrap_or_default(),
-            )
-            .env("CRABMESH_CONTENT_TYPE", &received.content_type)
-            .env(
-                "CRABMESH_CONVERSATION",
-                received.conversation.as_deref().unwrap_or_default(),
-            )
-            .env("CRABMESH_STREAM", if received.stream { "1" } else { "0" })
+            .envs(facts.environment())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::{
     AgentAdd, AgentAdded, AgentEntry, Failure, Health, KillRequest, LocalAgentEntry, LocalAgents,
-    Path as Way, Ping, PingRequest, Timestamp,
+    Path as Way, Ping, PingRequest, Timestamp, WorkerSet, WorkerSetAnswer,
 };
 use axum::extract::{Path, State as Shares};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -18,6 +18,7 @@ use super::messages::NoFields;
 use super::refused::{Refused, json};
 use super::{PingTarget, Shared, metrics};
 use crate::agents::{Agent, AgentToken};
+use crate::workers::{AttachError, Attached, Secret};
 
 pub(super) async fn list(Shares(shared): Shares<Arc<Shared>>, AsAdmin { .. }: AsAdmin) -> Response {
     let agents = shared
@@ -46,16 +47,43 @@ pub(super) async fn show(
 pub(super) async fn add(
     Shares(shared): Shares<Arc<Shared>>,
     AsAdmin { uid }: AsAdmin,
-    Json(AgentAdd { name }): Json<AgentAdd>,
+    Json(add): Json<AgentAdd>,
 ) -> Result<Response, Refused> {
-    let (agent, token) = shared.agents.add(name)?;
+    let (worker, secret) = attached(add.worker, add.worker_secret)?;
+    let (agent, token) = shared.agents.add(add.name, worker)?;
     if let Err(error) = shared.messages.add_agent(&agent.local).await {
         // An agent without an inbox would lose what it is sent.
         shared.agents.remove(&agent.local.name)?;
         return Err(error.into());
     }
     info!(target: "crabmesh::audit", uid, agent = %agent.local.name, "an agent was added");
-    Ok(json(StatusCode::CREATED, &shared.added(&agent, &token)))
+    let added = shared.added(&agent, &token, secret.as_ref());
+    Ok(json(StatusCode::CREATED, &added))
+}
+
+/// How the node serves an agent from now on; what it is doing for it meanwhile is done again.
+pub(super) async fn attach(
+    Shares(shared): Shares<Arc<Shared>>,
+    AsAdmin { uid }: AsAdmin,
+    Path(name): Path<String>,
+    Json(WorkerSet {
+        worker,
+        worker_secret,
+    }): Json<WorkerSet>,
+) -> Result<Response, Refused> {
+    let name = agent_name(&name)?;
+    let (worker, secret) = attached(worker, worker_secret)?;
+    let agent = shared.agents.attach(&name, worker)?;
+    let worker = agent.worker.as_ref().map(|worker| worker.settings.kind());
+    info!(target: "crabmesh::audit", uid, agent = %agent.local.name, worker, "an agent was attached anew");
+    let worker_secret = secret.map(|secret| secret.reveal().to_owned());
+    Ok(json(
+        StatusCode::OK,
+        &WorkerSetAnswer {
+            name,
+            worker_secret,
+        },
+    ))
 }
 
 pub(super) async fn rotate(
@@ -64,9 +92,23 @@ pub(super) async fn rotate(
     Path(name): Path<String>,
     Json(NoFields {}): Json<NoFields>,
 ) -> Result<Response, Refused> {
-    let (agent, token) = shared.agents.rotate(&agent_name(&name)?)?;
+    let name = agent_name(&name)?;
+    let before = shared.agents.named(&name).and_then(|it| it.worker.clone());
+    let (worker, secret) = match before.as_deref().map(Attached::renewed) {
+        Some(renewed) => {
+            let (worker, secret) = renewed.map_err(|error| not_attached(&error))?;
+            (Some(worker), secret)
+        }
+        None => (None, None),
+    };
+    // A worker without a secret of ours goes on undisturbed.
+    let worker = worker.filter(|_| secret.is_some());
+    let (agent, token) = shared.agents.rotate(&name, worker)?;
     info!(target: "crabmesh::audit", uid, agent = %agent.local.name, "an agent's token was replaced");
-    Ok(json(StatusCode::OK, &shared.added(&agent, &token)))
+    Ok(json(
+        StatusCode::OK,
+        &shared.added(&agent, &token, secret.as_ref()),
+    ))
 }
 
 pub(super) async fn remove(
@@ -75,6 +117,7 @@ pub(super) async fn remove(
     Path(name): Path<String>,
 ) -> Result<Response, Refused> {
     let agent = shared.agents.remove(&agent_name(&name)?)?;
+    shared.mcp.forget(&agent.local.instance);
     shared.messages.remove_agent(agent.local.instance).await?;
     info!(target: "crabmesh::audit", uid, agent = %agent.local.name, "an agent was removed");
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -171,6 +214,7 @@ pub(super) async fn metrics(
 ) -> Result<Response, Refused> {
     let stats = shared.messages.stats().await?;
     let mut text = metrics::text(&shared.counters, &stats);
+    text.push_str(&shared.workers.metrics(&shared.agents));
     text.push_str(&shared.view.metrics().await);
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
@@ -207,10 +251,11 @@ impl Shared {
             name: agent.local.name.clone(),
             created_at: Timestamp(agent.created_at_ms),
             idle_s: self.agents.idle_s(agent),
+            worker: self.workers.status(agent),
         }
     }
 
-    fn added(&self, agent: &Agent, token: &AgentToken) -> AgentAdded {
+    fn added(&self, agent: &Agent, token: &AgentToken, secret: Option<&Secret>) -> AgentAdded {
         let name = agent.local.name.clone();
         let address = self.view.own_name().map(|node| AgentAddress {
             agent: name.clone(),
@@ -222,7 +267,28 @@ impl Shared {
             address,
             token: token.reveal().to_owned(),
             api,
+            worker_secret: secret.map(|secret| secret.reveal().to_owned()),
         }
+    }
+}
+
+fn not_attached(error: &AttachError) -> Refused {
+    Refused::from_failure(Failure::new("worker", error.to_string()))
+}
+
+/// What was asked for, checked; and the secret that only its answer shows.
+fn attached(
+    worker: Option<api::Worker>,
+    secret: Option<String>,
+) -> Result<(Option<Attached>, Option<Secret>), Refused> {
+    match (worker, secret) {
+        (Some(worker), secret) => {
+            let (attached, shown) =
+                Attached::new(worker, secret).map_err(|error| not_attached(&error))?;
+            Ok((Some(attached), shown))
+        }
+        (None, Some(_)) => Err(Refused::schema("a worker_secret needs a worker")),
+        (None, None) => Ok((None, None)),
     }
 }
 

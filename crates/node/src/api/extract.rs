@@ -7,7 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use serde::de::DeserializeOwned;
 use wire::MessageId;
 
@@ -99,11 +99,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Shared>> for Json<T> {
 impl<T: DeserializeOwned> Json<T> {
     /// The same without axum, for the verbs that go past it.
     pub(super) async fn of(body: Incoming) -> Result<Self, Refused> {
-        match Limited::new(body, REQUEST_MAX).collect().await {
-            Ok(collected) => Self::read(&collected.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-            Err(_) => Err(ended_early()),
-        }
+        Self::read(&whole_body(body).await?)
     }
 
     fn read(bytes: &[u8]) -> Result<Self, Refused> {
@@ -111,6 +107,19 @@ impl<T: DeserializeOwned> Json<T> {
         serde_json::from_slice(bytes)
             .map(Self)
             .map_err(|error| Refused::schema(error.to_string()))
+    }
+}
+
+/// A body, as long as any may be.
+pub(super) async fn whole_body<B>(body: B) -> Result<Bytes, Refused>
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match Limited::new(body, REQUEST_MAX).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(ended_early()),
     }
 }
 

@@ -327,7 +327,7 @@ impl Shared {
         }
     }
 
-    fn received(&self, delivery: Delivery) -> Received {
+    pub(super) fn received(&self, delivery: Delivery) -> Received {
         let Delivery {
             id,
             kind,
@@ -340,6 +340,7 @@ impl Shared {
             stream,
             conversation,
             cause,
+            ..
         } = delivery;
         let (body, body_base64) = Body::from_bytes(body.into()).into_fields();
         let reply_expected = kind == DeliveryKind::Request;
@@ -373,7 +374,7 @@ impl Shared {
 }
 
 /// The id is made here where the agent made none, so that a refusal can name it too.
-fn draft(request: SendRequest) -> Result<(MessageId, Draft), Refused> {
+pub(super) fn draft(request: SendRequest) -> Result<(MessageId, Draft), Refused> {
     let SendRequest {
         to,
         body,
@@ -476,7 +477,7 @@ pub(super) fn state(state: router::State) -> State {
     }
 }
 
-pub(super) fn failure(failure: router::Failure) -> api::Failure {
+pub(crate) fn failure(failure: router::Failure) -> api::Failure {
     api::Failure {
         code: failure.code.into(),
         reason: failure.reason.into(),
@@ -497,13 +498,13 @@ pub(super) const ASK_TIMEOUT_MAX: Duration = router::limits::MAX_TTL;
 const REASON_MAX: usize = 1024;
 
 /// Below what proxies and HTTP clients take for a dead connection.
-const RECEIVE_WAIT_MAX_S: u64 = 60;
+pub(super) const RECEIVE_WAIT_MAX_S: u64 = 60;
 
 /// The most messages of one answer; with the largest bodies 25 MiB.
-const RECEIVE_MAX: usize = 100;
+pub(super) const RECEIVE_MAX: usize = 100;
 
 /// An inbox has no more.
-const ACK_MAX: usize = router::limits::INBOX_ROWS;
+pub(super) const ACK_MAX: usize = router::limits::INBOX_ROWS;
 
 /// Below the 30 s after which some clients give up a silent stream.
 pub(super) const STREAM_HEARTBEAT: Duration = Duration::from_secs(10);

@@ -30,10 +30,11 @@ use super::gate::{Caller, Peer};
 use super::listen::{ApiError, Listeners, admin_token};
 use super::observe::Seen;
 use super::refused::Refused;
-use super::{ApiConfig, Counters, NodeView, Shared, admin, messages, parts};
+use super::{ApiConfig, Counters, NodeView, Shared, admin, mcp, messages, parts};
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
+use crate::workers::Workers;
 
 /// The local API, bound and not yet serving.
 pub struct Api {
@@ -56,6 +57,7 @@ impl Api {
         state: &StateDir,
         config: ApiConfig,
         agents: Agents,
+        workers: Workers,
         messages: Messages,
         view: Arc<dyn NodeView>,
     ) -> Result<Self, ApiError> {
@@ -71,6 +73,7 @@ impl Api {
             config,
             state: state.clone(),
             agents,
+            workers,
             messages,
             view,
             endpoints: listeners.endpoints.clone(),
@@ -78,6 +81,7 @@ impl Api {
             own_uid: rustix::process::geteuid().as_raw(),
             counters: Counters::default(),
             seen: Seen::new(),
+            mcp: mcp::Mcp::default(),
             stopping,
         };
         Ok(Self {
@@ -147,6 +151,7 @@ impl Api {
             }
         }
         drop(stop);
+        shared.mcp.stop();
         let ended = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(GRACE, ended).await.is_err() {
             connections.shutdown().await;
@@ -262,6 +267,7 @@ fn router(shared: Arc<Shared>) -> Router {
             "/v1/messages/{id}/parts",
             get(parts::follow).post(parts::publish),
         )
+        .route("/mcp", get(mcp::serve).post(mcp::serve).delete(mcp::serve))
         .route("/v1/agents", get(admin::agents))
         .route("/v1/ping", post(admin::ping))
         .route("/v1/health", get(admin::health))
@@ -275,6 +281,7 @@ fn router(shared: Arc<Shared>) -> Router {
             get(admin::show).delete(admin::remove),
         )
         .route("/v1/admin/agents/{name}/rotate", post(admin::rotate))
+        .route("/v1/admin/agents/{name}/worker", post(admin::attach))
         .route("/v1/admin/kill", post(admin::kill))
         .fallback(admin::unknown)
         .method_not_allowed_fallback(admin::wrong_method)

@@ -784,7 +784,7 @@ impl Plane {
 }
 
 /// Milliseconds since 1970, by the wall clock.
-pub(super) fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

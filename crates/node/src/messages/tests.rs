@@ -18,18 +18,18 @@ const OPEN: &str =
     r#"{"grants": [{"src": ["*"], "dst": ["agent:*@*"], "msg": ["send", "request"]}]}"#;
 
 /// One gateway: its plane, its disk and what it believes.
-struct Gateway {
-    messages: Messages,
+pub(crate) struct Gateway {
+    pub(crate) messages: Messages,
     world: watch::Sender<Arc<World>>,
     plane: JoinHandle<()>,
-    state: StateDir,
-    agent: LocalAgent,
+    pub(crate) state: StateDir,
+    pub(crate) agent: LocalAgent,
     _home: Option<tempfile::TempDir>,
 }
 
-struct Pair {
-    a: Gateway,
-    b: Gateway,
+pub(crate) struct Pair {
+    pub(crate) a: Gateway,
+    pub(crate) b: Gateway,
     wires: Vec<JoinHandle<()>>,
 }
 
@@ -316,7 +316,7 @@ impl Pair {
     }
 
     /// Both processes end and start again on their own disks.
-    async fn restart(mut self) -> Self {
+    pub(crate) async fn restart(mut self) -> Self {
         self.cut();
         let Self { a, b, .. } = self;
         let mut homes = Vec::new();
@@ -329,7 +329,7 @@ impl Pair {
         join(a, b).await
     }
 
-    async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         self.cut();
         for gateway in [self.a, self.b] {
             drop(gateway.messages);
@@ -338,7 +338,7 @@ impl Pair {
     }
 }
 
-async fn pair() -> Pair {
+pub(crate) async fn pair() -> Pair {
     let home = || {
         let home = tempfile::tempdir().expect("a temporary directory");
         (
@@ -448,7 +448,7 @@ fn id_of(name: &str) -> NodeId {
     NodeId([name.as_bytes()[3]; 16])
 }
 
-fn message(body: &str) -> Draft {
+pub(crate) fn message(body: &str) -> Draft {
     Draft {
         id: None,
         to: "coder@gw-b".parse().expect("an address"),
@@ -462,14 +462,14 @@ fn message(body: &str) -> Draft {
     }
 }
 
-fn request(body: &str) -> Draft {
+pub(crate) fn request(body: &str) -> Draft {
     Draft {
         expects_reply: true,
         ..message(body)
     }
 }
 
-fn answer(body: &str) -> ReplyDraft {
+pub(crate) fn answer(body: &str) -> ReplyDraft {
     let body = Bytes::copy_from_slice(body.as_bytes());
     ReplyDraft {
         id: None,
@@ -478,6 +478,6 @@ fn answer(body: &str) -> ReplyDraft {
     }
 }
 
-fn soon() -> Instant {
+pub(crate) fn soon() -> Instant {
     within(Duration::from_secs(20))
 }

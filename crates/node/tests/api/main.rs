@@ -1,8 +1,10 @@
 //! The local API over its real listeners: who may do what, what is refused before it is looked at,
 //! and how messages pass through it.
 
+mod mcp;
 mod parts;
 mod place;
+mod workers;
 
 use api::{Access, Route};
 use node::api::ApiConfig;

@@ -17,6 +17,7 @@ use node::api::{Api, ApiConfig, Later, NodeView, PingTarget};
 use node::messages::{MessagesConfig, MessagesEnds};
 use node::spool::{Durability, Spool};
 use node::state::StateDir;
+use node::workers::Supervisor;
 use node::world::{World, WorldMember, WorldPolicy};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -97,7 +98,10 @@ impl Place {
                 seed: [7; 32],
             });
         tokio::spawn(plane.run());
-        let api = Api::bind(&state, config, agents, messages, Arc::new(Played))
+        let supervisor = Supervisor::new(agents.clone(), messages.clone(), || None);
+        let workers = supervisor.workers();
+        tokio::spawn(supervisor.run(std::future::pending()));
+        let api = Api::bind(&state, config, agents, workers, messages, Arc::new(Played))
             .await
             .expect("bound");
         let endpoints = api.endpoints().clone();
@@ -186,6 +190,39 @@ impl Place {
         Events { lines }
     }
 
+    /// Posts a message of MCP; the answer of its stream.
+    pub async fn mcp(&self, call: &Call<'_>, message: &Value) -> Value {
+        let mut lines = self.ask(call, "POST", "/mcp", &message.to_string()).await;
+        assert_eq!(head(&mut lines).await.0, 200, "{message}");
+        Events { lines }.next().await
+    }
+
+    /// The stream of an MCP session.
+    pub async fn events_of(&self, call: &Call<'_>) -> Events {
+        let mut lines = self.ask(call, "GET", "/mcp", "").await;
+        assert_eq!(head(&mut lines).await.0, 200);
+        Events { lines }
+    }
+
+    /// Begins an MCP session: its id, and the answer.
+    pub async fn initialize(&self, call: &Call<'_>, message: &Value) -> (String, Value) {
+        let mut lines = self.ask(call, "POST", "/mcp", &message.to_string()).await;
+        let mut session = None;
+        loop {
+            let mut line = String::new();
+            lines.read_line(&mut line).await.expect("a header");
+            match line.trim_end().split_once(": ") {
+                Some((name, value)) if name.eq_ignore_ascii_case("mcp-session-id") => {
+                    session = Some(value.to_owned());
+                }
+                None if line.trim_end().is_empty() => break,
+                _ => {}
+            }
+        }
+        let answer = Events { lines }.next().await;
+        (session.expect("a session"), answer)
+    }
+
     async fn ask(
         &self,
         call: &Call<'_>,
@@ -233,7 +270,11 @@ impl Events {
                 .await
                 .expect("an event in time");
             assert_ne!(read.expect("readable"), 0, "the stream ended");
-            if let Some(data) = line.strip_prefix("data:") {
+            // An event without data only says from where a stream may be taken up again.
+            if let Some(data) = line
+                .strip_prefix("data:")
+                .filter(|data| !data.trim().is_empty())
+            {
                 return serde_json::from_str(data).expect("JSON");
             }
         }
