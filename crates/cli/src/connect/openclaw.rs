@@ -254,8 +254,13 @@ impl Work<'_> {
                     client.post(&path, &json!({})).await?
                 }
                 false => {
-                    let name = name.clone();
-                    client.post("/v1/admin/agents", &AgentAdd { name }).await?
+                    // The plugin calls the node; the node calls nobody.
+                    let add = AgentAdd {
+                        name: name.clone(),
+                        worker: None,
+                        worker_secret: None,
+                    };
+                    client.post("/v1/admin/agents", &add).await?
                 }
             };
             let credential = Credential {
