@@ -7,6 +7,7 @@ mod agents;
 mod beacon;
 mod bench;
 mod client;
+mod connect;
 mod context;
 mod demo;
 mod duration;
@@ -69,6 +70,10 @@ enum Command {
     Up(up::Args),
     /// Local agents and their API tokens
     Agent(agent::Args),
+    /// Put the agents of an agent gateway on the mesh
+    Connect(connect::Args),
+    /// Take back what `connect` did
+    Disconnect(connect::DisconnectArgs),
     /// Send a message to an agent, and wait for its answer if asked to
     Send(send::SendArgs),
     /// Receive what waits for an agent, or also what comes
@@ -133,6 +138,8 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Join(args) => join::run(args, context),
         Command::Up(args) => up::run(&args, context),
         Command::Agent(args) => agent::run(args, context),
+        Command::Connect(args) => connect::connect(args, context),
+        Command::Disconnect(args) => connect::disconnect(args, context),
         Command::Send(args) => send::send(args, context),
         Command::Recv(args) => receive::run(args, context),
         Command::Reply(args) => send::reply(args, context),
