@@ -259,6 +259,8 @@ impl Work<'_> {
                         name: name.clone(),
                         worker: None,
                         worker_secret: None,
+                        description: None,
+                        skills: Vec::new(),
                     };
                     client.post("/v1/admin/agents", &add).await?
                 }
