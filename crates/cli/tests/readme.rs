@@ -93,6 +93,14 @@ fn every_command_of_the_readme_does_what_it_says() {
     let status = stage.done("gw-a", "crabmesh status");
     assert!(status.contains("gw-b"), "{status}");
 
+    // Your agents.
+    next("crabmesh agents");
+    let agents = stage.done("gw-a", "crabmesh agents");
+    assert!(agents.contains("coder"), "{agents}");
+    let ask = "crabmesh send coder@gw-b 'explain the build' --as planner --ask --stream";
+    next(ask);
+    assert_eq!(stage.done("gw-a", ask).trim_end(), "explain the build none");
+
     // The policy.
     for verb in [
         "check",
