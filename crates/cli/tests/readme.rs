@@ -95,7 +95,12 @@ fn every_command_of_the_readme_does_what_it_says() {
 
     // Your agents.
     next("crabmesh agents");
-    let agents = stage.done("gw-a", "crabmesh agents");
+    // The other gateway tells within a second or two who has come.
+    let begun = Instant::now();
+    let mut agents = stage.done("gw-a", "crabmesh agents");
+    while !agents.contains("coder") && begun.elapsed() < Duration::from_secs(20) {
+        agents = stage.done("gw-a", "crabmesh agents");
+    }
     assert!(agents.contains("coder"), "{agents}");
     let ask = "crabmesh send coder@gw-b 'explain the build' --as planner --ask --stream";
     next(ask);
