@@ -26,8 +26,8 @@ pub struct WorkerSet {
     /// Null: the agent calls this API itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Worker>,
-    /// `http`: the secret that signs, `whsec_` and base64; made by the node where absent. Never
-    /// shown again.
+    /// `http`: the secret that signs, `whsec_` and base64; made by the node where absent.
+    /// `openclaw`: the gateway's token, where it wants one. Never shown again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_secret: Option<String>,
 }
@@ -59,6 +59,21 @@ pub enum Worker {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_s: Option<u64>,
         /// Messages at once, of different senders; 1 where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        concurrency: Option<usize>,
+    },
+    /// Each message is a turn of an agent of an OpenClaw gateway on this host, and what it says last
+    /// is the reply.
+    Openclaw {
+        /// The gateway's WebSocket: `ws` on this host.
+        url: String,
+        /// Its id in the gateway; `main` where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+        /// How long one try may take; 120 where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_s: Option<u64>,
+        /// Messages at once, of different senders; 4 where absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         concurrency: Option<usize>,
     },
@@ -148,6 +163,7 @@ impl Worker {
         match self {
             Self::Http { .. } => "http",
             Self::Exec { .. } => "exec",
+            Self::Openclaw { .. } => "openclaw",
         }
     }
 }

@@ -15,6 +15,7 @@ mod driver;
 pub mod exec;
 mod health;
 mod http;
+mod openclaw;
 mod parts;
 mod supervisor;
 
@@ -163,7 +164,7 @@ impl Attached {
                 let made = http::make_secret()?;
                 (Some(made.clone()), Some(made))
             }
-            (::api::Worker::Http { .. }, given) => (given, None),
+            (::api::Worker::Http { .. } | ::api::Worker::Openclaw { .. }, given) => (given, None),
             (_, None) => (None, None),
             (_, Some(_)) => {
                 let kind = settings.kind();
@@ -206,6 +207,16 @@ impl Attached {
             } => {
                 let bounds = Bounds::of(*timeout_s, *concurrency, exec::CONCURRENCY)?;
                 Arc::new(exec::Exec::new(command, bounds)?)
+            }
+            ::api::Worker::Openclaw {
+                url,
+                agent,
+                timeout_s,
+                concurrency,
+            } => {
+                let bounds = Bounds::of(*timeout_s, *concurrency, openclaw::CONCURRENCY)?;
+                let (agent, token) = (agent.as_deref(), self.secret.as_ref());
+                Arc::new(openclaw::OpenClaw::new(url, agent, token, bounds)?)
             }
             other => {
                 let kind = other.kind();

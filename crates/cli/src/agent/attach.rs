@@ -10,23 +10,29 @@ use crate::duration;
 use crate::failure::Failure;
 use crate::terminal::printable;
 
-/// Without --http or --exec the agent calls the API itself: `recv`, or a program of its own.
+/// Without --http, --openclaw or --exec the agent calls the API itself: `recv`, or a program of its own.
 #[derive(Debug, clap::Args)]
 pub struct AttachArgs {
     /// Have the node POST each message to URL, signed; what it answers is the reply
     #[arg(long, value_name = "URL", conflicts_with = "exec")]
     pub http: Option<String>,
+    /// Have the node give each message to the OpenClaw gateway of this host, by its WebSocket
+    #[arg(long, value_name = "WS_URL", conflicts_with_all = ["exec", "http"])]
+    pub openclaw: Option<String>,
+    /// The agent's id in the OpenClaw gateway [default: main]
+    #[arg(long, value_name = "ID", requires = "openclaw")]
+    pub openclaw_agent: Option<String>,
     /// How long one message may take [default: 2m]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub timeout: Option<Duration>,
-    /// Messages at once, of different senders [default: 8 with --http, 1 with --exec]
+    /// Messages at once, of different senders [default: 8 with --http, 4 with --openclaw, 1 with --exec]
     #[arg(long, value_name = "N")]
     pub concurrency: Option<usize>,
     /// Let --http leave this host without TLS: whoever is on the way reads and answers
     #[arg(long, requires = "http")]
     pub insecure_http: bool,
-    /// Sign with the secret in FILE (- is stdin) and make none: whsec_ and base64
-    #[arg(long, value_name = "FILE", requires = "http")]
+    /// FILE (- is stdin) has the secret that signs, whsec_ and base64; or the OpenClaw gateway's token
+    #[arg(long, value_name = "FILE", conflicts_with = "exec")]
     pub secret_file: Option<PathBuf>,
     /// Have the node run CMD for each message, as the node's own user; must be the last option
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
@@ -39,6 +45,15 @@ impl AttachArgs {
         let secret = self.secret_file.as_deref().map(read_secret).transpose()?;
         let timeout_s = self.timeout.map(|timeout| timeout.as_secs().max(1));
         let concurrency = self.concurrency;
+        if let Some(url) = self.openclaw {
+            let worker = Worker::Openclaw {
+                url,
+                agent: self.openclaw_agent,
+                timeout_s,
+                concurrency,
+            };
+            return Ok((Some(worker), secret));
+        }
         let worker = match (self.http, self.exec) {
             (Some(url), _) => Some(Worker::Http {
                 url,
@@ -53,8 +68,11 @@ impl AttachArgs {
             }),
             (None, None) if timeout_s.is_some() || concurrency.is_some() => {
                 return Err(Failure::usage(
-                    "--timeout and --concurrency are for --http and --exec",
+                    "--timeout and --concurrency are for --http, --openclaw and --exec",
                 ));
+            }
+            (None, None) if secret.is_some() => {
+                return Err(Failure::usage("--secret-file is for --http and --openclaw"));
             }
             (None, None) => None,
         };
@@ -85,7 +103,7 @@ fn read_secret(file: &std::path::Path) -> Result<String, Failure> {
     };
     match String::from_utf8(bytes) {
         Ok(text) if text.len() <= SECRET_MAX => Ok(text.trim().to_owned()),
-        _ => Err(Failure::usage("that is no secret: whsec_ and base64")),
+        _ => Err(Failure::usage("that is no secret")),
     }
 }
 
@@ -94,6 +112,10 @@ pub fn way(worker: Option<&WorkerStatus>) -> String {
     match worker.map(|status| &status.worker) {
         None => "its own calls".to_owned(),
         Some(Worker::Http { url, .. }) => format!("http {}", printable(url)),
+        Some(Worker::Openclaw { url, agent, .. }) => {
+            let agent = agent.as_deref().unwrap_or("main");
+            format!("openclaw {} ({})", printable(url), printable(agent))
+        }
         Some(Worker::Exec { command, .. }) => {
             let words: Vec<String> = command.iter().map(|word| printable(word)).collect();
             let mut line = format!("exec {}", words.join(" "));
@@ -126,8 +148,8 @@ fn age(since: Timestamp) -> String {
     duration::short(now().0.saturating_sub(since.0 / 1000))
 }
 
-/// The longest secret that the standard knows has 94 bytes.
-const SECRET_MAX: usize = 256;
+/// The longest secret of a webhook has 94 bytes; a token may say much.
+const SECRET_MAX: usize = 4096;
 const LINE_MAX: usize = 60;
 
 #[cfg(test)]
