@@ -10,7 +10,9 @@ use identity::{Digest, Heads, IdentityPublic, NodeId, Order};
 use serde::Serialize;
 use wire::link::{BeaconFrame, Caller, ClientFrame, GoneReason, Refusal, RelayDatagram};
 use wire::map::{Cursor, Document, MapRequest, MapUpdate, PublishError};
-use wire::message::{Envelope, InstanceId, Kind, MessageFrame, MessageId, MessageKey, Nack, Stage};
+use wire::message::{
+    Cause, Envelope, InstanceId, Kind, MessageFrame, MessageId, MessageKey, Nack, Stage,
+};
 use wire::peer::{DirectoryEntry, Hello, PeerFrame};
 use wire::probe::{
     Candidate, CandidateKind, Candidates, FULL_PROBE, Fragment, Note, Probe, ProbeAck,
@@ -60,6 +62,7 @@ fn main() {
     );
     write("policy", POLICIES.map(|text| text.as_bytes().to_vec()));
     write("policy_text", TEXTS.map(|text| text.as_bytes().to_vec()));
+    write("a2a", A2A.map(|text| text.as_bytes().to_vec()));
     write("api", BODIES.map(|text| text.as_bytes().to_vec()));
     write("tunnel", acts());
     write("names", NAMES.map(|text| text.as_bytes().to_vec()));
@@ -535,6 +538,21 @@ const BODIES: [&str; 7] = [
     r#"{"name": "planner"}"#,
     r#"{"file": "cmk1aaaa"}"#,
     r#"{"body": "hello", "unknown": [1, 2.5, null, true]}"#,
+];
+
+/// Requests of both versions, and what servers answer.
+const A2A: [&str; 11] = [
+    r#"{"jsonrpc":"2.0","id":"1","method":"SendMessage","params":{"message":{"messageId":"m","contextId":"c","role":"ROLE_USER","parts":[{"text":"hi","mediaType":"text/markdown"},{"raw":"AP/7","filename":"a.png"},{"url":"https://example.com/a"},{"data":{"a":[1,null,2.5]}},{"data":null}],"metadata":{"k":{"v":1}},"extensions":["https://example.com/x"],"referenceTaskIds":["t"]},"configuration":{"returnImmediately":true,"historyLength":0}}}"#,
+    r#"{"jsonrpc":"2.0","id":2,"method":"message/stream","params":{"message":{"kind":"message","messageId":"m","role":"user","parts":[{"kind":"text","text":"hi"},{"kind":"file","file":{"bytes":"AA==","mimeType":"image/png","name":"a"}},{"kind":"file","file":{"uri":"https://example.com"}},{"kind":"data","data":{"value":[1]},"metadata":{"data_part_compat":true}}]},"configuration":{"blocking":false}}}"#,
+    r#"{"jsonrpc":"2.0","id":3,"method":"ListTasks","params":{"contextId":"c","status":"TASK_STATE_WORKING","pageSize":"7","pageToken":"1.01977420-dc00-7909-8909-090909090909","statusTimestampAfter":"2026-11-23T21:30:00.5Z","includeArtifacts":true}}"#,
+    r#"{"jsonrpc":"2.0","id":4,"method":"tasks/get","params":{"id":"01977420-dc00-7909-8909-090909090909","historyLength":1}}"#,
+    r#"{"message":{"message_id":"m","role":"ROLE_USER","parts":[{"text":""}]},"tenant":""}"#,
+    r#"{"task":{"id":"t","contextId":"c","status":{"state":"TASK_STATE_REJECTED","message":{"messageId":"s","role":"ROLE_AGENT","parts":[{"text":"no"}]},"timestamp":"2026-11-23T21:30:00.000Z"},"artifacts":[{"artifactId":"a","name":"reply","parts":[{"text":"yes"}]}]}}"#,
+    r#"{"kind":"task","id":"t","contextId":"c","status":{"state":"completed"},"artifacts":[{"artifactId":"a","parts":[{"kind":"text","text":"yes"}]}]}"#,
+    r#"{"statusUpdate":{"taskId":"t","contextId":"c","status":{"state":"TASK_STATE_WORKING"}}}"#,
+    r#"{"kind":"artifact-update","taskId":"t","contextId":"c","artifact":{"artifactId":"a","parts":[{"kind":"text","text":"y"}]},"append":true,"lastChunk":false}"#,
+    r#"{"messageId":"m","role":"agent","parts":[{"kind":"text","text":"yes"}]}"#,
+    r#"[{"jsonrpc":"2.0"}]"#,
 ];
 
 const NAMES: [&str; 9] = [

@@ -22,7 +22,8 @@ pub mod world;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target: its name, which is that of its corpus and its binary, and its function.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [Target; 24] = [
+    ("a2a", local::a2a),
     ("api", local::api),
     ("certificate", signed::certificate),
     ("claim", signed::claim),

@@ -19,6 +19,55 @@ pub fn api(bytes: &[u8]) {
     body::<api::KillRequest>(bytes);
 }
 
+/// What an A2A client posts, and what an A2A server answers this node: what is read is written so
+/// that it reads back the same, and crosses the mesh without loss.
+pub fn a2a(bytes: &[u8]) {
+    use api::a2a::{Call, Event, Message, Task, Version, body_of, parts_of, read, read_send};
+    let versions = [Version::V1, Version::V03];
+    if let Ok(Call::Send(params) | Call::Stream(params)) = read(bytes, Ok(None)).call {
+        let written = params.message.write(Version::V1);
+        assert_eq!(
+            Message::read(&written, Version::V1).as_ref(),
+            Ok(&params.message)
+        );
+        // 0.3 has no media type of a text.
+        let written = params.message.write(Version::V03);
+        assert!(Message::read(&written, Version::V03).is_ok());
+        let (content_type, body) = body_of(&params.message);
+        let (parts, _) = parts_of(&content_type, &body);
+        assert_eq!(parts.len(), params.message.parts.len());
+    }
+    let _ = read_send(bytes);
+    for content_type in [
+        "text/plain",
+        "application/json",
+        api::a2a::MESSAGE_TYPE,
+        "image/png",
+    ] {
+        assert!(!parts_of(content_type, bytes).0.is_empty());
+    }
+    let Ok(value) = serde_json::from_slice(bytes) else {
+        return;
+    };
+    for version in versions {
+        let _ = Task::read(&value, version);
+        if let Ok(event) = Event::read(&value, version) {
+            let again = Event::read(&event.write(version), version);
+            assert_eq!(again.map(without_times), Ok(without_times(event)));
+        }
+    }
+}
+
+/// Nobody here reads since when a task is as it is.
+fn without_times(mut event: api::a2a::Event) -> api::a2a::Event {
+    match &mut event {
+        api::a2a::Event::Task(task) => task.status.at = None,
+        api::a2a::Event::Status { status, .. } => status.at = None,
+        _ => {}
+    }
+    event
+}
+
 /// Names and addresses: what parses prints as something that parses to the same.
 pub fn names(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {

@@ -26,8 +26,8 @@ pub struct WorkerSet {
     /// Null: the agent calls this API itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Worker>,
-    /// `http`: the secret that signs, `whsec_` and base64; made by the node where absent.
-    /// `openclaw`: the gateway's token, where it wants one. Never shown again.
+    /// `http`: the secret that signs, `whsec_` and base64; made by the node where absent. `a2a`: the
+    /// bearer, and `openclaw`: the gateway's token, where one is wanted. Never shown again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_secret: Option<String>,
 }
@@ -61,6 +61,20 @@ pub enum Worker {
         /// Messages at once, of different senders; 1 where absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         concurrency: Option<usize>,
+    },
+    /// Each message is posted to an A2A server, and what comes of its task is the reply.
+    A2a {
+        /// Its JSON-RPC endpoint: `https`, or `http` on this host.
+        url: String,
+        /// How long one message may take; 120 where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_s: Option<u64>,
+        /// Messages at once, of different senders; 8 where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        concurrency: Option<usize>,
+        /// As with `http`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        insecure_http: bool,
     },
     /// Each message is a turn of an agent of an OpenClaw gateway on this host, and what it says last
     /// is the reply.
@@ -163,6 +177,7 @@ impl Worker {
         match self {
             Self::Http { .. } => "http",
             Self::Exec { .. } => "exec",
+            Self::A2a { .. } => "a2a",
             Self::Openclaw { .. } => "openclaw",
         }
     }

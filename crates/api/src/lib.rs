@@ -6,6 +6,7 @@
 //! beside it. The whole is described by [`OPENAPI`], which is served at `/v1/openapi.json`.
 #![forbid(unsafe_code)]
 
+pub mod a2a;
 mod agent;
 mod body;
 mod failure;

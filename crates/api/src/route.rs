@@ -35,7 +35,7 @@ pub enum Access {
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 45] = [
         Self::new(Verb::Post, "/v1/send", Access::Agent),
         Self::new(Verb::Post, "/v1/ask", Access::Agent),
         Self::new(Verb::Get, "/v1/messages", Access::Agent),
@@ -67,6 +67,64 @@ impl Route {
         Self::new(Verb::Post, "/v1/admin/agents/{name}/rotate", Access::Admin),
         Self::new(Verb::Post, "/v1/admin/agents/{name}/worker", Access::Admin),
         Self::new(Verb::Post, "/v1/admin/kill", Access::Admin),
+        Self::new(Verb::Get, "/a2a", Access::Agent),
+        Self::new(Verb::Post, "/a2a/{gateway}/{agent}", Access::Agent),
+        Self::new(
+            Verb::Get,
+            "/a2a/{gateway}/{agent}/.well-known/agent-card.json",
+            Access::Agent,
+        ),
+        Self::new(
+            Verb::Get,
+            "/a2a/{gateway}/{agent}/.well-known/agent.json",
+            Access::Agent,
+        ),
+        Self::new(
+            Verb::Get,
+            "/a2a/{gateway}/{agent}/extendedAgentCard",
+            Access::Agent,
+        ),
+        Self::new(
+            Verb::Post,
+            "/a2a/{gateway}/{agent}/message:send",
+            Access::Agent,
+        ),
+        Self::new(
+            Verb::Post,
+            "/a2a/{gateway}/{agent}/message:stream",
+            Access::Agent,
+        ),
+        Self::new(Verb::Get, "/a2a/{gateway}/{agent}/tasks", Access::Agent),
+        Self::new(
+            Verb::Get,
+            "/a2a/{gateway}/{agent}/tasks/{task}",
+            Access::Agent,
+        ),
+        Self::new(
+            Verb::Post,
+            "/a2a/{gateway}/{agent}/tasks/{task}",
+            Access::Agent,
+        ),
+        Self::new(
+            Verb::Get,
+            "/a2a/{gateway}/{agent}/tasks/{task}/pushNotificationConfigs",
+            Access::Agent,
+        ),
+        Self::new(
+            Verb::Post,
+            "/a2a/{gateway}/{agent}/tasks/{task}/pushNotificationConfigs",
+            Access::Agent,
+        ),
+        Self::new(
+            Verb::Get,
+            "/a2a/{gateway}/{agent}/tasks/{task}/pushNotificationConfigs/{config}",
+            Access::Agent,
+        ),
+        Self::new(
+            Verb::Delete,
+            "/a2a/{gateway}/{agent}/tasks/{task}/pushNotificationConfigs/{config}",
+            Access::Agent,
+        ),
     ];
 
     const fn new(verb: Verb, path: &'static str, access: Access) -> Self {

@@ -20,7 +20,8 @@ fn the_document_has_every_route_and_no_other() {
     let document = document();
     let mut written = BTreeMap::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
-        for (verb, operation) in item.as_object().expect("operations") {
+        let operations = item.as_object().expect("operations");
+        for (verb, operation) in operations.iter().filter(|(key, _)| *key != "parameters") {
             let access = operation["x-access"].as_str().expect("x-access").to_owned();
             written.insert(format!("{} {path}", verb.to_uppercase()), access);
         }

@@ -27,8 +27,8 @@ pub enum Command {
     Add(Attach),
     /// Attach an agent in another way; its token stays, and a new secret is made for --http
     #[command(
-        after_help = "Without --http, --openclaw or --exec the agent calls the API itself from now on. What is being
-worked on is done again.
+        after_help = "Without --http, --a2a, --openclaw or --exec the agent calls the API itself from now on. What is
+being worked on is done again.
 
 Examples:
   crabmesh agent set coder --http https://agent.example.com/hook
@@ -212,6 +212,7 @@ const SECRET: &str = "CRABMESH_WEBHOOK_SECRET";
 const ADD_HELP: &str = "Examples:
   crabmesh agent add planner
   crabmesh agent add coder --http http://127.0.0.1:8080/messages
+  crabmesh agent add writer --a2a http://127.0.0.1:41241/ --bearer-file bearer.txt
   crabmesh agent add main --openclaw ws://127.0.0.1:18789 --secret-file gateway-token
   crabmesh agent add tester --timeout 10m --exec /usr/local/bin/run-tests --quick
 
@@ -219,6 +220,9 @@ const ADD_HELP: &str = "Examples:
 other Crabmesh-* headers, signed as Standard Webhooks has it; the secret is shown this once. A 2xx
 answer is the reply, 204 an ack without words. 408, 425, 429, 502 to 504 and no connection are tried
 again until the message expires; 500 and no answer in time five times; any other 4xx never.
+
+--a2a: each message is posted to an A2A server (1.0, else 0.3), and what comes of its task is the
+reply. It is posted once: after a broken connection or a restart its task is asked for.
 
 --openclaw: each message is a turn of an agent of the OpenClaw gateway on this host, in a session of
 its sender, and what the agent says last is the reply. --secret-file has the gateway's token

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! unix socket ──┐                    ┌─► messages   send, ask, receive, follow, ack, reply
+//!               │                    ├─► a2a        the same, in the words of other makers' agents
 //!               ├─► gate ─► router ──┼─► admin      agents and their tokens
 //! 127.0.0.1:n ──┘                    ├─► node       status, policy, ping, health, metrics
 //!                                    └─► mcp        the agent's verbs as tools for a model
@@ -11,6 +12,7 @@
 //! agents' tokens alone. A foreign `Host`, any `Origin` and a POST that is not JSON are refused
 //! before that. An agent reaches its own messages alone.
 
+mod a2a;
 mod admin;
 mod extract;
 mod gate;
@@ -35,6 +37,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::a2a::Tasks;
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
@@ -55,6 +58,9 @@ pub trait NodeView: Send + Sync + 'static {
     fn policy(&self) -> Option<Policy>;
     /// The agents that this agent may reach, or every known one where the admin asks.
     fn directory(&self, asker: Option<&AgentName>) -> Later<'_, Vec<AgentEntry>>;
+    /// Whether an agent of this gateway may ask that agent, as far as is known here. The error
+    /// says `denied`, `unknown_gateway` or `unknown_agent`.
+    fn reach(&self, to: AgentAddress, asker: AgentName) -> Later<'_, Result<(), Failure>>;
     /// One probe. The error says `denied`, `unknown_gateway` or `unknown_agent`; a lost probe is
     /// no error. The caller bounds the time.
     fn ping(
@@ -127,6 +133,7 @@ struct Shared {
     agents: Agents,
     workers: Workers,
     messages: Messages,
+    tasks: Tasks,
     view: Arc<dyn NodeView>,
     endpoints: Endpoints,
     admin_token: Zeroizing<String>,

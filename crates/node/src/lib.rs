@@ -2,6 +2,7 @@
 //! to sockets, files and the local API. [`run()`] is the whole of it.
 #![forbid(unsafe_code)]
 
+pub mod a2a;
 pub mod agents;
 pub mod api;
 mod candidates;

@@ -24,7 +24,7 @@ use wire::{InstanceId, MessageId};
 
 use crate::streams::PublishError;
 
-pub use handle::{Asked, Follow, Followed, Messages, fresh_id};
+pub use handle::{Asked, Follow, Followed, Kept, Messages, fresh_id};
 pub use router::{Budgets, Delivery, DeliveryKind, Failure, Origin, Refusal, State, Status};
 pub(crate) use task::unix_ms;
 pub use task::{MessagesConfig, MessagesEnds, Plane, start};
@@ -88,6 +88,8 @@ pub struct Sent {
 pub enum WaitFor {
     /// The reply. It counts as acked once it is handed over here.
     Reply,
+    /// The reply, for one that must have it on disk before it is acked: see [`Messages::keep`].
+    KeptReply,
     /// That it came this far, or can come no further.
     State(State),
 }

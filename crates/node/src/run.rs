@@ -16,6 +16,7 @@ use tunnel::Link;
 use wire::peer::ROUTER_PORT;
 use zeroize::Zeroizing;
 
+use crate::a2a;
 use crate::agents::Agents;
 use crate::api::Api;
 use crate::candidates::Candidates;
@@ -235,7 +236,23 @@ pub async fn run(
     tasks.spawn(follow_policy(world, node, commands));
     tasks.spawn(tell_agents(agents.clone(), exchange_commands));
 
-    let api = Api::bind(&state, config.api, agents, workers, messages.clone(), view).await?;
+    // Before any agent may ask for its inbox, where the reply to a task may wait.
+    let (a2a_tasks, keeper) = a2a::start(&state, messages.clone())?;
+    let locals: Vec<_> = agents.list().iter().map(|it| it.local.clone()).collect();
+    let posted = a2a_tasks.posted();
+    let drivers = keeper.resume(&locals).await;
+    let keeper = tokio::spawn(keeper.run(drivers));
+
+    let api = Api::bind(
+        &state,
+        config.api,
+        agents,
+        workers,
+        messages.clone(),
+        a2a_tasks,
+        view,
+    )
+    .await?;
     ready(&Ready {
         node,
         port,
@@ -247,6 +264,7 @@ pub async fn run(
         let _ = api_ends.await;
     }));
     let (end_workers, workers_end) = oneshot::channel::<()>();
+    let supervisor = supervisor.remembering(posted);
     let supervisor = tokio::spawn(supervisor.run(async {
         let _ = workers_end.await;
     }));
@@ -262,6 +280,10 @@ pub async fn run(
     }
     if let Err(error) = api.await {
         warn!(%error, "the local API failed");
+    }
+    // The API had the last handle of the tasks.
+    if let Err(error) = keeper.await {
+        warn!(%error, "the tasks of A2A failed");
     }
     // With the last handle gone the plane puts everything on disk and ends.
     drop(messages);
@@ -519,6 +541,9 @@ pub enum RunError {
     /// The durable store.
     #[error(transparent)]
     Spool(#[from] crate::spool::SpoolError),
+    /// The tasks of A2A.
+    #[error(transparent)]
+    Tasks(#[from] crate::a2a::StoreError),
     /// The agents' file.
     #[error(transparent)]
     Agents(#[from] crate::agents::AgentsError),

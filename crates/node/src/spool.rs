@@ -11,6 +11,7 @@
 //! a key of this process's start alone, bound to its table and row (messaging.md §4.4).
 
 pub mod crash;
+pub(crate) mod file;
 mod seal;
 mod store;
 mod writer;

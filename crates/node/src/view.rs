@@ -72,6 +72,24 @@ impl NodeView for View {
         Box::pin(async move { self.reachable_agents(asker.as_ref()).await })
     }
 
+    fn reach(&self, to: AgentAddress, asker: AgentName) -> Later<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            let world = self.world.borrow().clone();
+            let peer = gateway_named(&world, &to.node)?;
+            let verdict = world.authorize(&MessageRequest {
+                src: (world.node, &asker),
+                dst: (peer, &to.agent),
+                verb: Verb::Request,
+                at: now(),
+                bytes: None,
+            });
+            if let Verdict::Denied(denial) = verdict {
+                return Err(failure_of(&denial));
+            }
+            self.check_agent(&world, peer, &to, Some(asker)).await
+        })
+    }
+
     fn ping(
         &self,
         target: PingTarget,
@@ -247,17 +265,7 @@ impl View {
             PingTarget::Agent(address) => &address.node,
         };
         let world = self.world.borrow().clone();
-        let Some(peer) = world.named(name).map(|member| member.node) else {
-            let killed = world.kills.gateway_named(name);
-            if let Some(by) = killed.and_then(|node| world.kills.gateway(&node)) {
-                let reason = format!("gateway {name} was cut off by the operator: {by}");
-                return Err(Failure::new(BLOCKED, reason));
-            }
-            return Err(Failure::new(
-                "unknown_gateway",
-                format!("no gateway of this mesh is called {name}"),
-            ));
-        };
+        let peer = gateway_named(&world, name)?;
         if let PingTarget::Agent(address) = &target {
             self.check_agent(&world, peer, address, asker).await?;
         }
@@ -313,11 +321,7 @@ impl View {
             })
         });
         if let [Verdict::Denied(denial), Verdict::Denied(_)] = verdicts {
-            let code = match denial.code {
-                BLOCKED | CUT_OFF => BLOCKED,
-                _ => "denied",
-            };
-            return Err(denied(code, &denial));
+            return Err(failure_of(&denial));
         }
         let there = if peer == world.node {
             Some(self.agents.named(&to.agent).is_some())
@@ -458,6 +462,30 @@ impl View {
         }
         text
     }
+}
+
+fn failure_of(denial: &policy::Denial) -> Failure {
+    let code = match denial.code {
+        BLOCKED | CUT_OFF => BLOCKED,
+        _ => "denied",
+    };
+    denied(code, denial)
+}
+
+/// The gateway of that name, or why there is none.
+fn gateway_named(world: &World, name: &NodeName) -> Result<NodeId, Failure> {
+    if let Some(member) = world.named(name) {
+        return Ok(member.node);
+    }
+    let killed = world.kills.gateway_named(name);
+    if let Some(by) = killed.and_then(|node| world.kills.gateway(&node)) {
+        let reason = format!("gateway {name} was cut off by the operator: {by}");
+        return Err(Failure::new(BLOCKED, reason));
+    }
+    Err(Failure::new(
+        "unknown_gateway",
+        format!("no gateway of this mesh is called {name}"),
+    ))
 }
 
 /// Why a kill file is not in force, and what to try.

@@ -11,6 +11,7 @@
 //! **Invariants.** A message is acked only after its work succeeded. Replies and failures are handed
 //! over as information, and never answered. What a worker or a peer says is in no log.
 
+mod a2a;
 mod driver;
 pub mod exec;
 mod health;
@@ -34,6 +35,8 @@ use identity::AgentAddress;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use wire::MessageId;
 use zeroize::Zeroizing;
+
+use crate::a2a::Posted;
 
 pub use health::Health;
 pub use parts::{Cancelled, Part, Parts};
@@ -164,7 +167,12 @@ impl Attached {
                 let made = http::make_secret()?;
                 (Some(made.clone()), Some(made))
             }
-            (::api::Worker::Http { .. } | ::api::Worker::Openclaw { .. }, given) => (given, None),
+            (
+                ::api::Worker::Http { .. }
+                | ::api::Worker::A2a { .. }
+                | ::api::Worker::Openclaw { .. },
+                given,
+            ) => (given, None),
             (_, None) => (None, None),
             (_, Some(_)) => {
                 let kind = settings.kind();
@@ -173,7 +181,7 @@ impl Attached {
         };
         let attached = Self { settings, secret };
         // Whatever would keep it from starting is told now.
-        attached.start()?;
+        attached.start(None)?;
         Ok((attached, shown))
     }
 
@@ -185,8 +193,8 @@ impl Attached {
         }
     }
 
-    /// Makes the worker itself.
-    pub fn start(&self) -> Result<Arc<dyn Worker>, AttachError> {
+    /// Makes the worker itself; `posted` where it is to work.
+    pub fn start(&self, posted: Option<Posted>) -> Result<Arc<dyn Worker>, AttachError> {
         Ok(match &self.settings {
             ::api::Worker::Http {
                 url,
@@ -207,6 +215,16 @@ impl Attached {
             } => {
                 let bounds = Bounds::of(*timeout_s, *concurrency, exec::CONCURRENCY)?;
                 Arc::new(exec::Exec::new(command, bounds)?)
+            }
+            ::api::Worker::A2a {
+                url,
+                timeout_s,
+                concurrency,
+                insecure_http,
+            } => {
+                let bounds = Bounds::of(*timeout_s, *concurrency, a2a::CONCURRENCY)?;
+                let bearer = self.secret.as_ref();
+                Arc::new(a2a::A2a::new(url, *insecure_http, bearer, posted, bounds)?)
             }
             ::api::Worker::Openclaw {
                 url,

@@ -10,14 +10,21 @@ use crate::duration;
 use crate::failure::Failure;
 use crate::terminal::printable;
 
-/// Without --http, --openclaw or --exec the agent calls the API itself: `recv`, or a program of its own.
+/// Without --http, --a2a, --openclaw or --exec the agent calls the API itself: `recv`, or a program of
+/// its own.
 #[derive(Debug, clap::Args)]
 pub struct AttachArgs {
     /// Have the node POST each message to URL, signed; what it answers is the reply
     #[arg(long, value_name = "URL", conflicts_with = "exec")]
     pub http: Option<String>,
+    /// Have the node post each message to the A2A server whose JSON-RPC endpoint URL is
+    #[arg(long, value_name = "URL", conflicts_with_all = ["exec", "http"])]
+    pub a2a: Option<String>,
+    /// The bearer for --a2a is in FILE (- is stdin), or in CRABMESH_A2A_BEARER
+    #[arg(long, value_name = "FILE", requires = "a2a")]
+    pub bearer_file: Option<PathBuf>,
     /// Have the node give each message to the OpenClaw gateway of this host, by its WebSocket
-    #[arg(long, value_name = "WS_URL", conflicts_with_all = ["exec", "http"])]
+    #[arg(long, value_name = "WS_URL", conflicts_with_all = ["exec", "http", "a2a"])]
     pub openclaw: Option<String>,
     /// The agent's id in the OpenClaw gateway [default: main]
     #[arg(long, value_name = "ID", requires = "openclaw")]
@@ -25,14 +32,14 @@ pub struct AttachArgs {
     /// How long one message may take [default: 2m]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub timeout: Option<Duration>,
-    /// Messages at once, of different senders [default: 8 with --http, 4 with --openclaw, 1 with --exec]
+    /// Messages at once, of different senders [default: 8, 4 with --openclaw, 1 with --exec]
     #[arg(long, value_name = "N")]
     pub concurrency: Option<usize>,
-    /// Let --http leave this host without TLS: whoever is on the way reads and answers
-    #[arg(long, requires = "http")]
+    /// Let --http or --a2a leave this host without TLS: whoever is on the way reads and answers
+    #[arg(long, conflicts_with_all = ["exec", "openclaw"])]
     pub insecure_http: bool,
     /// FILE (- is stdin) has the secret that signs, whsec_ and base64; or the OpenClaw gateway's token
-    #[arg(long, value_name = "FILE", conflicts_with = "exec")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["exec", "a2a"])]
     pub secret_file: Option<PathBuf>,
     /// Have the node run CMD for each message, as the node's own user; must be the last option
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
@@ -42,7 +49,13 @@ pub struct AttachArgs {
 impl AttachArgs {
     /// The worker, and the secret that was brought.
     pub fn read(self) -> Result<(Option<Worker>, Option<String>), Failure> {
-        let secret = self.secret_file.as_deref().map(read_secret).transpose()?;
+        let mut secret = self.secret_file.as_deref().map(read_secret).transpose()?;
+        if self.a2a.is_some() {
+            secret = match &self.bearer_file {
+                Some(file) => Some(read_secret(file)?),
+                None => std::env::var(BEARER).ok().filter(|it| !it.is_empty()),
+            };
+        }
         let timeout_s = self.timeout.map(|timeout| timeout.as_secs().max(1));
         let concurrency = self.concurrency;
         if let Some(url) = self.openclaw {
@@ -51,6 +64,15 @@ impl AttachArgs {
                 agent: self.openclaw_agent,
                 timeout_s,
                 concurrency,
+            };
+            return Ok((Some(worker), secret));
+        }
+        if let Some(url) = self.a2a {
+            let worker = Worker::A2a {
+                url,
+                timeout_s,
+                concurrency,
+                insecure_http: self.insecure_http,
             };
             return Ok((Some(worker), secret));
         }
@@ -68,7 +90,7 @@ impl AttachArgs {
             }),
             (None, None) if timeout_s.is_some() || concurrency.is_some() => {
                 return Err(Failure::usage(
-                    "--timeout and --concurrency are for --http, --openclaw and --exec",
+                    "--timeout and --concurrency are for --http, --a2a, --openclaw and --exec",
                 ));
             }
             (None, None) if secret.is_some() => {
@@ -112,6 +134,7 @@ pub fn way(worker: Option<&WorkerStatus>) -> String {
     match worker.map(|status| &status.worker) {
         None => "its own calls".to_owned(),
         Some(Worker::Http { url, .. }) => format!("http {}", printable(url)),
+        Some(Worker::A2a { url, .. }) => format!("a2a {}", printable(url)),
         Some(Worker::Openclaw { url, agent, .. }) => {
             let agent = agent.as_deref().unwrap_or("main");
             format!("openclaw {} ({})", printable(url), printable(agent))
@@ -148,8 +171,10 @@ fn age(since: Timestamp) -> String {
     duration::short(now().0.saturating_sub(since.0 / 1000))
 }
 
-/// The longest secret of a webhook has 94 bytes; a token may say much.
+/// The longest secret of a webhook has 94 bytes; a bearer may be a token that says much.
 const SECRET_MAX: usize = 4096;
+/// The variable.
+const BEARER: &str = "CRABMESH_A2A_BEARER";
 const LINE_MAX: usize = 60;
 
 #[cfg(test)]

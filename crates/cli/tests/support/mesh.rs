@@ -73,6 +73,11 @@ impl Mesh {
 
     /// Starts a gateway.
     pub fn up(&mut self, gateway: &str) {
+        self.up_with(gateway, &[]);
+    }
+
+    /// Starts a gateway with these variables.
+    pub fn up_with(&mut self, gateway: &str, variables: &[(&str, &str)]) {
         let config = self.at("config.json");
         std::fs::write(&config, r#"{"allow_loopback": true, "log": "debug"}"#).expect("written");
         let log = std::fs::File::options()
@@ -83,6 +88,7 @@ impl Mesh {
         let mut child = crabmesh(&self.at(gateway))
             .args(["up", "--config"])
             .arg(&config)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -97,6 +103,15 @@ impl Mesh {
     /// Kills a gateway: SIGKILL.
     pub fn kill(&mut self, gateway: &str) {
         self.nodes.retain(|(name, _)| name != gateway);
+    }
+
+    /// Waits until a gateway has ended by itself.
+    #[allow(dead_code, reason = "each test takes what it needs")]
+    pub fn until_gone(&mut self, gateway: &str) {
+        let mut node = self.nodes.iter_mut().filter(|(name, _)| name == gateway);
+        let (_, Node(child)) = node.next().expect("it was started");
+        until("it ends", || child.try_wait().is_ok_and(|it| it.is_some()));
+        self.kill(gateway);
     }
 
     /// What a gateway has logged.
@@ -149,6 +164,7 @@ fn json(text: &str) -> Value {
 }
 
 /// The binary that is tested.
+#[allow(dead_code, reason = "each test takes what it needs")]
 pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_crabmesh"))
 }

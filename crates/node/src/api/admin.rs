@@ -119,6 +119,7 @@ pub(super) async fn remove(
     let agent = shared.agents.remove(&agent_name(&name)?)?;
     shared.mcp.forget(&agent.local.instance);
     shared.messages.remove_agent(agent.local.instance).await?;
+    shared.tasks.remove_agent(agent.local.instance).await;
     info!(target: "crabmesh::audit", uid, agent = %agent.local.name, "an agent was removed");
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -56,7 +56,7 @@ impl Shared {
     ) -> Result<(Caller, Option<InFlight>), Refused> {
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
         let headers = request.headers();
-        self.check_shape(peer, request.method(), headers)?;
+        self.check_shape(peer, request)?;
         let caller = self.identify(peer, headers).inspect_err(|_| {
             self.counters.unauthorized.fetch_add(1, Ordering::Relaxed);
         })?;
@@ -84,7 +84,8 @@ impl Shared {
 
     /// What a browser could be made to send is refused whoever asks: DNS rebinding by its `Host`,
     /// a page's script by its `Origin`, a form by its content type.
-    fn check_shape(&self, peer: Peer, method: &Method, headers: &HeaderMap) -> Result<(), Refused> {
+    fn check_shape<B>(&self, peer: Peer, request: &Request<B>) -> Result<(), Refused> {
+        let (method, headers) = (request.method(), request.headers());
         if matches!(peer, Peer::Tcp { .. }) && !self.host_is_ours(headers) {
             return Err(Refused::forbidden(
                 "foreign_host",
@@ -101,7 +102,7 @@ impl Shared {
             *method,
             Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS
         );
-        if !reads && !is_json(headers) {
+        if !reads && !is_json(headers) && !is_bare_task_verb(request) {
             return Err(Refused::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "not_json",
@@ -240,17 +241,35 @@ fn bearer(headers: &HeaderMap) -> Bearer<'_> {
     }
 }
 
-/// `application/json`, or a line of it after the other, with or without parameters. A page's form
-/// can send neither.
+/// `POST …/tasks/{task}:subscribe` of A2A, which the protocol's clients send without a body and so
+/// without a type. A form always has one.
+fn is_bare_task_verb<B>(request: &Request<B>) -> bool {
+    let (path, headers) = (request.uri().path(), request.headers());
+    let length = headers.get(header::CONTENT_LENGTH);
+    path.starts_with("/a2a/")
+        && [":subscribe", ":cancel"]
+            .iter()
+            .any(|verb| path.ends_with(verb))
+        && !headers.contains_key(header::CONTENT_TYPE)
+        && !headers.contains_key(header::TRANSFER_ENCODING)
+        && length.is_none_or(|length| length == "0")
+}
+
+/// `application/json`, what A2A calls it, or a line of it after the other, with or without
+/// parameters. A page's form can send none of them.
 fn is_json(headers: &HeaderMap) -> bool {
     let value = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     let essence = value.map(|value| value.split(';').next().unwrap_or_default().trim());
     essence.is_some_and(|essence| {
-        ["application/json", "application/x-ndjson"]
-            .iter()
-            .any(|json| essence.eq_ignore_ascii_case(json))
+        [
+            "application/json",
+            "application/a2a+json",
+            "application/x-ndjson",
+        ]
+        .iter()
+        .any(|json| essence.eq_ignore_ascii_case(json))
     })
 }
 

@@ -30,7 +30,8 @@ use super::gate::{Caller, Peer};
 use super::listen::{ApiError, Listeners, admin_token};
 use super::observe::Seen;
 use super::refused::Refused;
-use super::{ApiConfig, Counters, NodeView, Shared, admin, mcp, messages, parts};
+use super::{ApiConfig, Counters, NodeView, Shared, a2a, admin, mcp, messages, parts};
+use crate::a2a::Tasks;
 use crate::agents::Agents;
 use crate::messages::Messages;
 use crate::state::StateDir;
@@ -59,6 +60,7 @@ impl Api {
         agents: Agents,
         workers: Workers,
         messages: Messages,
+        tasks: Tasks,
         view: Arc<dyn NodeView>,
     ) -> Result<Self, ApiError> {
         let admin_token = admin_token(state)?;
@@ -75,6 +77,7 @@ impl Api {
             agents,
             workers,
             messages,
+            tasks,
             view,
             endpoints: listeners.endpoints.clone(),
             admin_token,
@@ -283,6 +286,35 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/admin/agents/{name}/rotate", post(admin::rotate))
         .route("/v1/admin/agents/{name}/worker", post(admin::attach))
         .route("/v1/admin/kill", post(admin::kill))
+        .route("/a2a", get(a2a::list))
+        .route("/a2a/{gateway}/{agent}", post(a2a::rpc))
+        .route(
+            "/a2a/{gateway}/{agent}/.well-known/agent-card.json",
+            get(a2a::card),
+        )
+        .route(
+            "/a2a/{gateway}/{agent}/.well-known/agent.json",
+            get(a2a::card),
+        )
+        .route(
+            "/a2a/{gateway}/{agent}/extendedAgentCard",
+            get(a2a::extended_card),
+        )
+        .route("/a2a/{gateway}/{agent}/message:send", post(a2a::send))
+        .route("/a2a/{gateway}/{agent}/message:stream", post(a2a::stream))
+        .route("/a2a/{gateway}/{agent}/tasks", get(a2a::tasks))
+        .route(
+            "/a2a/{gateway}/{agent}/tasks/{task}",
+            get(a2a::task).post(a2a::act),
+        )
+        .route(
+            "/a2a/{gateway}/{agent}/tasks/{task}/pushNotificationConfigs",
+            get(a2a::push).post(a2a::push),
+        )
+        .route(
+            "/a2a/{gateway}/{agent}/tasks/{task}/pushNotificationConfigs/{config}",
+            get(a2a::push).delete(a2a::push),
+        )
         .fallback(admin::unknown)
         .method_not_allowed_fallback(admin::wrong_method)
         .layer(DefaultBodyLimit::max(REQUEST_MAX))

@@ -46,6 +46,14 @@ pub struct Follow {
     pub(super) wake: Arc<Notify>,
 }
 
+/// The wait for a reply that is not acked by being handed over. Until [`Messages::settle_reply`] it
+/// is nobody else's, and a restart hands it over again.
+#[derive(Debug)]
+pub struct Kept {
+    outcome: oneshot::Receiver<Outcome>,
+    wake: Arc<Notify>,
+}
+
 /// What a follower hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "moved once, into the channel")]
@@ -79,6 +87,10 @@ pub(super) enum Command {
         agent: Agent,
         id: MessageId,
         waiter: Waiter,
+    },
+    SettleReply {
+        agent: Agent,
+        id: MessageId,
     },
     Receive {
         agent: Agent,
@@ -274,6 +286,61 @@ impl Messages {
             .await
             .map_err(|_| SendError::Stopping)?;
         self.outcome(agent, id, until, outcome).await
+    }
+
+    /// Sends, and has the reply kept from the agent's inbox, as [`Self::keep`] does.
+    pub async fn send_kept(
+        &self,
+        from: &LocalAgent,
+        draft: Draft,
+    ) -> Result<(Sent, Kept), SendError> {
+        let draft = to_router(draft)?;
+        let (waiter, outcome) = waiter(WaitFor::KeptReply);
+        let wait = Some(waiter);
+        let kept = Kept {
+            outcome,
+            wake: self.wake.clone(),
+        };
+        let sent = self
+            .call(|answer| Command::Send {
+                from: from.into(),
+                draft,
+                answer,
+                wait,
+            })
+            .await?;
+        Ok((sent, kept))
+    }
+
+    /// Waits for the reply to a message that was sent before. Unlike with [`Self::wait`] it is not
+    /// acked by being handed over: its taker stores it first, and then says so.
+    pub async fn keep(&self, agent: &LocalAgent, id: MessageId) -> Result<Kept, SendError> {
+        let (waiter, outcome) = waiter(WaitFor::KeptReply);
+        let command = Command::Wait {
+            agent: agent.into(),
+            id,
+            waiter,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| SendError::Stopping)?;
+        Ok(Kept {
+            outcome,
+            wake: self.wake.clone(),
+        })
+    }
+
+    /// The reply that was handed over to a [`Kept`] is safe with its taker.
+    pub async fn settle_reply(&self, agent: &LocalAgent, id: MessageId) {
+        // A plane that has stopped hands it over again.
+        let _ = self
+            .commands
+            .send(Command::SettleReply {
+                agent: agent.into(),
+                id,
+            })
+            .await;
     }
 
     /// What waits for the agent, or what comes within the time. Each is hidden until its hold
@@ -511,6 +578,20 @@ impl Messages {
     }
 }
 
+impl Kept {
+    /// What came of it; `None` where the message is not known, or the agent was removed.
+    pub async fn outcome(&mut self) -> Option<Outcome> {
+        (&mut self.outcome).await.ok()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.outcome.close();
+        self.wake.notify_one();
+    }
+}
+
 impl Asked {
     /// The message.
     pub fn id(&self) -> MessageId {
@@ -573,7 +654,7 @@ impl WaitFor {
     /// Whether a state is what was waited for.
     pub(super) fn met_by(self, status: &Status) -> bool {
         match self {
-            Self::Reply => status.state.is_final() && status.state != State::Done,
+            Self::Reply | Self::KeptReply => status.state.is_final() && status.state != State::Done,
             Self::State(wanted) => status.state >= wanted || status.state.is_final(),
         }
     }

@@ -369,6 +369,11 @@ impl Plane {
                     now,
                 );
             }
+            Command::SettleReply { agent, id } => {
+                let instance = agent.instance;
+                self.router
+                    .handle_answer_taken(MessageKey { instance, id }, now);
+            }
             Command::Receive {
                 agent,
                 max,
@@ -591,9 +596,12 @@ impl Plane {
     fn answer(&mut self, request: MessageKey, delivery: Delivery, now: Instant) {
         let mut delivery = Some(delivery);
         let mut others = Vec::new();
+        let mut kept = false;
         for waiter in self.waiters.remove(&request).unwrap_or_default() {
-            let is_for_it = waiter.what == WaitFor::Reply && !waiter.answer.is_closed();
+            let wants = matches!(waiter.what, WaitFor::Reply | WaitFor::KeptReply);
+            let is_for_it = wants && !waiter.answer.is_closed();
             if let (true, Some(reply)) = (is_for_it, delivery.take_if(|_| is_for_it)) {
+                kept = waiter.what == WaitFor::KeptReply;
                 if let Err(Outcome::Answered(back)) = waiter.answer.send(Outcome::Answered(reply)) {
                     delivery = Some(back);
                 }
@@ -601,11 +609,13 @@ impl Plane {
                 others.push(waiter);
             }
         }
+        let taken = delivery.is_none() && !kept;
         match delivery {
+            // Its taker says so when it has it on disk.
+            None if kept => {}
             None => self.router.handle_answer_taken(request, now),
             Some(_) => self.router.handle_answer_left(request, now),
         }
-        let taken = delivery.is_none();
         let Ok(status) = self.router.status(request.instance, request.id) else {
             return;
         };

@@ -3,18 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::{self, Seek, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use router::{Row, RowId, Table};
 use rusqlite::hooks::Wal;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use zeroize::Zeroizing;
 
 use super::seal::{self, Opener, SALT_BYTES, Sealer};
-use super::{DATABASE, Durability, KEY, SpoolError};
+use super::{DATABASE, Durability, KEY, SpoolError, file};
 use crate::state::StateDir;
 
 /// An open database, with the key of this start.
@@ -42,11 +41,11 @@ impl Store {
         durability: Durability,
     ) -> Result<(Self, Option<PathBuf>), SpoolError> {
         let path = state.file(DATABASE);
-        let key = read_key(state, &path)?;
+        let key = file::read_key(state, KEY, &path)?;
         match Self::connect(state, &path, &key, durability) {
             Ok(store) => Ok((store, None)),
-            Err(SpoolError::Database { source, .. }) if is_damage(&source) => {
-                let aside = set_aside(&path)?;
+            Err(SpoolError::Database { source, .. }) if file::is_damage(&source) => {
+                let aside = file::set_aside(&path)?;
                 tracing::error!(error = %source, aside = %aside.display(), "the spool was damaged and set aside; messages in it are not delivered");
                 Ok((Self::connect(state, &path, &key, durability)?, Some(aside)))
             }
@@ -76,18 +75,7 @@ impl Store {
                 source,
             }
         };
-        // SQLite gives its other files the mode of this one.
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|source| SpoolError::Io {
-                verb: "make",
-                path: path.into(),
-                source,
-            })?;
+        file::make(path)?;
         let mut connection = Connection::open(path).map_err(failed("open"))?;
         let synchronous = match durability {
             Durability::Full => "FULL",
@@ -104,7 +92,7 @@ impl Store {
                  PRAGMA cache_size = -4096;"
             ))
             .map_err(failed("open"))?;
-        check(&connection).map_err(failed("read"))?;
+        file::check(&connection).map_err(failed("read"))?;
         let found: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(failed("read"))?;
@@ -138,7 +126,7 @@ impl Store {
                 path: path.into(),
             });
         }
-        let salt: [u8; SALT_BYTES] = random();
+        let salt: [u8; SALT_BYTES] = file::random();
         connection
             .execute(
                 "INSERT INTO starts (salt) VALUES (?1)",
@@ -245,29 +233,8 @@ impl Store {
     }
 }
 
-fn read_key(state: &StateDir, database: &Path) -> Result<Zeroizing<[u8; 32]>, SpoolError> {
-    let wrong = || SpoolError::WrongKey {
-        key: state.file(KEY),
-        path: database.into(),
-    };
-    if let Some(bytes) = state.read(KEY)?.map(Zeroizing::new) {
-        return <[u8; 32]>::try_from(bytes.as_slice())
-            .map(Zeroizing::new)
-            .map_err(|_| wrong());
-    }
-    if std::fs::metadata(database).is_ok_and(|facts| facts.len() > 0) {
-        return Err(SpoolError::KeyMissing {
-            key: state.file(KEY),
-            path: database.into(),
-        });
-    }
-    let key = Zeroizing::new(random());
-    state.write(KEY, key.as_slice())?;
-    Ok(key)
-}
-
 fn create(connection: &Connection, key: &[u8; 32]) -> Result<(), rusqlite::Error> {
-    let epoch = u64::from_le_bytes(random());
+    let epoch = u64::from_le_bytes(file::random());
     let made = connection.unchecked_transaction()?;
     // AUTOINCREMENT: a start's number is never used twice, even when its row is gone.
     made.execute_batch(
@@ -286,49 +253,12 @@ fn create(connection: &Connection, key: &[u8; 32]) -> Result<(), rusqlite::Error
     made.commit()
 }
 
-/// SQLite's own opinion of the file.
-fn check(connection: &Connection) -> Result<(), rusqlite::Error> {
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict == "ok" {
-        return Ok(());
-    }
-    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-    Err(rusqlite::Error::SqliteFailure(code, Some(verdict)))
-}
-
-fn is_damage(error: &rusqlite::Error) -> bool {
-    let code = error.sqlite_error_code();
-    matches!(
-        code,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-    )
-}
-
-/// Moves a damaged database and its log out of the way.
-fn set_aside(path: &Path) -> Result<PathBuf, SpoolError> {
-    let free = (1..)
-        .map(|n| with_suffix(path, &format!(".damaged-{n}")))
-        .find(|aside| !aside.exists());
-    let aside = free.expect("a file system has fewer names than numbers");
-    let renamed = |source| SpoolError::Io {
-        verb: "set aside",
-        path: path.into(),
-        source,
-    };
-    let log = with_suffix(path, "-wal");
-    if log.exists() {
-        std::fs::rename(&log, with_suffix(&aside, "-wal")).map_err(renamed)?;
-    }
-    std::fs::rename(path, &aside).map_err(renamed)?;
-    Ok(aside)
-}
-
 /// Gives the log its blocks before anybody waits for them: to sync a file that grows costs a commit
 /// of the file system's own journal, about as much again as the bytes themselves. Zeros end a log
 /// as the end of its file does (the format's "WAL-reset" rule: a frame counts only with the salts
 /// of the log's head and a checksum that fits).
 fn fill_log(database: &Path) {
-    if let Err(error) = try_fill_log(&with_suffix(database, "-wal")) {
+    if let Err(error) = try_fill_log(&file::with_suffix(database, "-wal")) {
         tracing::debug!(%error, "the log of the spool grows as it is written");
     }
 }
@@ -348,18 +278,6 @@ fn try_fill_log(log: &Path) -> io::Result<()> {
         left -= now;
     }
     file.sync_all()
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the kernel's random source does not fail after boot");
-    bytes
 }
 
 /// The log's size from the start on: what a spool writes between two checkpoints when it is not

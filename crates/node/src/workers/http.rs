@@ -43,26 +43,7 @@ impl Http {
     ) -> Result<Self, AttachError> {
         let url = read_url(url, insecure_http)?;
         let signer = Signer::new(secret)?;
-        let mut client = Client::builder();
-        if url.scheme() == "http" {
-            // A host without the certificates of any authority can still speak to itself.
-            client = client.tls_certs_only([]);
-        }
-        let client = client
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .no_proxy()
-            .connect_timeout(CONNECT_WITHIN.min(bounds.timeout))
-            .timeout(bounds.timeout)
-            .user_agent(concat!("crabmesh/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|_| {
-                AttachError(
-                    "TLS does not start: this host has no certificates of authorities; hint: install ca-certificates"
-                        .into(),
-                )
-            })?;
+        let client = client(&url, bounds)?;
         Ok(Self {
             client,
             url,
@@ -189,7 +170,31 @@ fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), WorkError> {
     })
 }
 
-fn read_url(text: &str, insecure_http: bool) -> Result<Url, AttachError> {
+/// A client for one server of the admin's choice.
+pub(super) fn client(url: &Url, bounds: Bounds) -> Result<Client, AttachError> {
+    let mut client = Client::builder();
+    if url.scheme() == "http" {
+        // A host without the certificates of any authority can still speak to itself.
+        client = client.tls_certs_only([]);
+    }
+    client
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_proxy()
+        .connect_timeout(CONNECT_WITHIN.min(bounds.timeout))
+        .timeout(bounds.timeout)
+        .user_agent(concat!("crabmesh/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|_| {
+            AttachError(
+                "TLS does not start: this host has no certificates of authorities; hint: install ca-certificates"
+                    .into(),
+            )
+        })
+}
+
+pub(super) fn read_url(text: &str, insecure_http: bool) -> Result<Url, AttachError> {
     let wrong = |why: String| Err(AttachError(why));
     if text.len() > URL_MAX {
         return wrong(format!("the URL is longer than {URL_MAX} bytes"));

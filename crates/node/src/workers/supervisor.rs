@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::driver::{Driver, Pace};
 use super::{Attached, Health};
+use crate::a2a::Posted;
 use crate::agents::{Agent, Agents};
 use crate::messages::Messages;
 
@@ -31,6 +32,7 @@ pub struct Supervisor {
     workers: Workers,
     own_name: Arc<dyn Fn() -> Option<NodeName> + Send + Sync>,
     running: BTreeMap<[u8; 16], Running>,
+    posted: Option<Posted>,
 }
 
 struct Running {
@@ -117,8 +119,15 @@ impl Supervisor {
             messages,
             workers: Workers::default(),
             own_name: Arc::new(own_name),
+            posted: None,
             running: BTreeMap::new(),
         }
+    }
+
+    /// Lets workers remember what they posted.
+    pub fn remembering(self, posted: Posted) -> Self {
+        let posted = Some(posted);
+        Self { posted, ..self }
     }
 
     /// What the API shows of it.
@@ -175,7 +184,7 @@ impl Supervisor {
         let health = Arc::new(Health::new());
         let (stop, stopped) = watch::channel(false);
         let worker = attached.settings.kind();
-        let task = match attached.start() {
+        let task = match attached.start(self.posted.clone()) {
             Ok(started) => {
                 info!(agent = %agent.local.name, worker, "the node serves this agent");
                 let driver = Driver {

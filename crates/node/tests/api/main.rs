@@ -96,7 +96,15 @@ async fn who_may_call_which_route() {
             headers,
         };
         for route in Route::ALL {
-            let path = route.path.replace("{id}", ID).replace("{name}", "nobody");
+            let mut path = route.path.replace("{id}", ID).replace("{name}", "nobody");
+            for (name, value) in [
+                ("gateway", "gw-b"),
+                ("agent", "coder"),
+                ("task", ID),
+                ("config", "1"),
+            ] {
+                path = path.replace(&format!("{{{name}}}"), value);
+            }
             let answered = place.call(&call, route.verb.as_str(), &path, "").await;
             let code = answered.body["error"]["code"].as_str().unwrap_or_default();
             let refused = ["unauthorized", "admin_only", "agent_missing"].contains(&code);

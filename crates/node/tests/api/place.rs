@@ -11,7 +11,9 @@ use ::api::{
     AgentEntry, Failure, Isolation, KillApplied, MapStatus, NodeStatus, Path, Ping, Policy, Status,
     Timestamp,
 };
-use identity::{AgentName, IdentityPublic, KillFile, NodeId, NodeName, Order, UnixTime};
+use identity::{
+    AgentAddress, AgentName, IdentityPublic, KillFile, NodeId, NodeName, Order, UnixTime,
+};
 use node::agents::Agents;
 use node::api::{Api, ApiConfig, Later, NodeView, PingTarget};
 use node::messages::{MessagesConfig, MessagesEnds};
@@ -82,7 +84,7 @@ impl Place {
         let (world_in, world) = watch::channel(Arc::new(world()));
         let spool = Spool::open(&state, Durability::Full).expect("a spool");
         let agents = Agents::open(state.clone()).expect("a registry");
-        let locals = agents
+        let locals: Vec<_> = agents
             .list()
             .iter()
             .map(|agent| agent.local.clone())
@@ -92,18 +94,29 @@ impl Place {
                 budgets: node::messages::Budgets::default(),
                 streams: node::streams::Streams::alone(NODE),
                 node: NODE,
-                agents: locals,
+                agents: locals.clone(),
                 spool,
                 world,
                 seed: [7; 32],
             });
         tokio::spawn(plane.run());
+        let (tasks, keeper) = node::a2a::start(&state, messages.clone()).expect("tasks");
+        let taken_up = keeper.resume(&locals).await;
+        tokio::spawn(keeper.run(taken_up));
         let supervisor = Supervisor::new(agents.clone(), messages.clone(), || None);
         let workers = supervisor.workers();
         tokio::spawn(supervisor.run(std::future::pending()));
-        let api = Api::bind(&state, config, agents, workers, messages, Arc::new(Played))
-            .await
-            .expect("bound");
+        let api = Api::bind(
+            &state,
+            config,
+            agents,
+            workers,
+            messages,
+            tasks,
+            Arc::new(Played),
+        )
+        .await
+        .expect("bound");
         let endpoints = api.endpoints().clone();
         let (stop, stopped) = oneshot::channel();
         tokio::spawn(api.run(async {
@@ -390,6 +403,15 @@ impl NodeView for Played {
                 }]
             } else {
                 Vec::new()
+            }
+        })
+    }
+
+    fn reach(&self, to: AgentAddress, _: AgentName) -> Later<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            match to.node.as_str() {
+                "gw-b" => Ok(()),
+                _ => Err(Failure::new("unknown_gateway", "no such gateway")),
             }
         })
     }

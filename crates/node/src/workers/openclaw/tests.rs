@@ -121,7 +121,10 @@ async fn what_keeps_us_out_is_named_and_tried_again_later() {
             panic!("{refused:?}");
         };
         assert!(said.contains(why), "{said}");
-        assert!(!said.contains("their words") && !said.contains(TOKEN), "{said}");
+        assert!(
+            !said.contains("their words") && !said.contains(TOKEN),
+            "{said}"
+        );
         assert_eq!(after.as_millis(), after_ms);
         assert_eq!(gateway.runs(), 0);
     }

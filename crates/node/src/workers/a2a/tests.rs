@@ -1,0 +1,327 @@
+//! A worker and a scripted A2A server.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::a2a;
+use crate::state::StateDir;
+use crate::workers::parts::Cancel;
+
+#[tokio::test]
+async fn a_message_is_posted_once_and_its_task_asked_for_until_it_ends() {
+    let place = Place::serve([
+        Say::Result(json!({"task": task("TASK_STATE_SUBMITTED")})),
+        Say::Result(task("TASK_STATE_WORKING")),
+        Say::Result(done("4")),
+    ])
+    .await;
+    let answer = place.work(&job("2+2?")).await.expect("done");
+    assert_eq!(
+        (&*answer.body, answer.content_type.as_str()),
+        (&b"4"[..], "text/plain; charset=utf-8")
+    );
+    assert_eq!(place.methods(), ["SendMessage", "GetTask", "GetTask"]);
+
+    let (headers, first) = place.heard(0);
+    assert_eq!(headers["authorization"], "Bearer s3cret");
+    assert_eq!(headers["a2a-version"], "1.0");
+    let message = &first["params"]["message"];
+    assert_eq!(message["messageId"], job("2+2?").id.to_string());
+    assert_eq!(message["metadata"]["crabmesh"]["from"], "planner@gw-a");
+    assert!(
+        message["contextId"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("mesh-"))
+    );
+}
+
+#[tokio::test]
+async fn after_a_restart_the_task_is_asked_for_and_nothing_posted() {
+    let place = Place::serve([
+        Say::Result(json!({"task": task("TASK_STATE_WORKING")})),
+        Say::Result(done("4")),
+        Say::Result(done("4")),
+    ])
+    .await;
+    let job = job("?");
+    place.work(&job).await.expect("done");
+    // Its reply was not acked: it comes again, to a worker that knows only what is on disk.
+    let again = place.again().work(&job).await.expect("done");
+    assert_eq!(&*again.body, b"4");
+    assert_eq!(place.methods(), ["SendMessage", "GetTask", "GetTask"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_looked_for_and_posted_again_only_where_it_never_came() {
+    let listed = json!({"tasks": [{"id": "t", "status": {"state": "TASK_STATE_WORKING"},
+        "history": [{"messageId": job("?").id.to_string()}]}]});
+    let place = Place::serve([
+        Say::Status(502),
+        Say::Result(listed),
+        Say::Result(done("4")),
+    ])
+    .await;
+    assert_eq!(&*place.work(&job("?")).await.expect("done").body, b"4");
+    assert_eq!(place.methods(), ["SendMessage", "ListTasks", "GetTask"]);
+
+    let none = || Say::Result(json!({"tasks": []}));
+    let place = Place::serve([
+        Say::Status(502),
+        none(),
+        none(),
+        none(),
+        none(),
+        none(),
+        Say::Result(json!({"task": done("4")})),
+    ])
+    .await;
+    assert_eq!(&*place.work(&job("?")).await.expect("done").body, b"4");
+    assert_eq!(
+        place
+            .methods()
+            .iter()
+            .filter(|it| *it == "SendMessage")
+            .count(),
+        2
+    );
+
+    // One that does not list its tasks is not given it again.
+    let place = Place::serve([Say::Status(502), Say::Error(-32601)]).await;
+    let failed = place.work(&job("?")).await.expect_err("unknown");
+    assert!(matches!(failed, WorkError::Failed { .. }), "{failed}");
+    let failed = place.again().work(&job("?")).await.expect_err("unknown");
+    assert!(matches!(failed, WorkError::Failed { .. }), "{failed}");
+    assert_eq!(
+        place
+            .methods()
+            .iter()
+            .filter(|it| *it == "SendMessage")
+            .count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_server_of_0_3_is_asked_in_0_3() {
+    let old = json!({"kind": "task", "id": "t", "contextId": "c", "status": {"state": "completed"},
+        "artifacts": [{"artifactId": "a", "parts": [{"kind": "text", "text": "4"}]}]});
+    let place = Place::serve([Say::Error(-32601), Say::Result(old)]).await;
+    assert_eq!(&*place.work(&job("?")).await.expect("done").body, b"4");
+    assert_eq!(place.methods(), ["SendMessage", "message/send"]);
+    assert_eq!(place.heard(1).0["a2a-version"], "0.3");
+    let message = json!({"kind": "message", "messageId": "m", "role": "agent",
+        "parts": [{"kind": "text", "text": "at once"}]});
+    let place = Place::serve([Say::Error(-32004), Say::Result(message)]).await;
+    let job = job("?");
+    assert_eq!(&*place.work(&job).await.expect("done").body, b"at once");
+    // An answer without a task is remembered too.
+    assert_eq!(
+        &*place.again().work(&job).await.expect("done").body,
+        b"at once"
+    );
+    assert_eq!(place.methods().len(), 2);
+}
+
+#[tokio::test]
+async fn what_a_server_says_decides_whether_it_is_asked_again() {
+    for (say, word) in [
+        (Say::Status(401), "unreachable"),
+        (Say::Status(404), "unreachable"),
+        (Say::Status(429), "unreachable"),
+        (Say::Status(302), "unreachable"),
+        (Say::Status(400), "never"),
+        (Say::Error(-32602), "never"),
+        (
+            Say::Result(json!({"task": task("TASK_STATE_REJECTED")})),
+            "never",
+        ),
+        (
+            Say::Result(json!({"task": task("TASK_STATE_FAILED")})),
+            "never",
+        ),
+        (
+            Say::Result(json!({"task": task("TASK_STATE_INPUT_REQUIRED")})),
+            "never",
+        ),
+        (
+            Say::Result(json!({"task": task("TASK_STATE_AUTH_REQUIRED")})),
+            "never",
+        ),
+    ] {
+        let told = format!("{say:?}");
+        let place = Place::serve([say]).await;
+        let error = place.work(&job("?")).await.expect_err(&told);
+        let is = match &error {
+            WorkError::Unreachable { .. } => "unreachable",
+            WorkError::Failed { .. } => "failed",
+            WorkError::Never { .. } => "never",
+        };
+        assert_eq!(is, word, "{told}: {error}");
+    }
+    for bearer in ["", "with blank", "line\n"] {
+        let secret = Secret(Zeroizing::new(bearer.into()));
+        let made = A2a::new("http://127.0.0.1:1/", false, Some(&secret), None, bounds());
+        assert!(made.is_err(), "{bearer:?}");
+    }
+    assert!(A2a::new("http://example.com/", false, None, None, bounds()).is_err());
+}
+
+/// What the server says next.
+#[derive(Clone, Debug)]
+enum Say {
+    Result(Value),
+    Error(i64),
+    Status(u16),
+}
+
+type Heard = Arc<Mutex<Vec<(HeaderMap, Value)>>>;
+
+struct Place {
+    worker: A2a,
+    url: String,
+    posted: Posted,
+    heard: Heard,
+    _home: tempfile::TempDir,
+}
+
+impl Place {
+    async fn serve(script: impl IntoIterator<Item = Say>) -> Self {
+        let script: VecDeque<Say> = script.into_iter().collect();
+        let heard = Heard::default();
+        let state = Arc::new((Mutex::new(script), heard.clone()));
+        let app = axum::Router::new().fallback(answer).with_state(state);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("bound");
+        let url = format!("http://{}/", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else {
+                    return;
+                };
+                let service = hyper_util::service::TowerToHyperService::new(app.clone());
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(hyper_util::rt::TokioIo::new(stream), service),
+                );
+            }
+        });
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let dir = StateDir::create(&home.path().join("s")).expect("made");
+        let posted = a2a::Posted::of_dir(&dir);
+        Self {
+            worker: worker(&url, &posted),
+            url,
+            posted,
+            heard,
+            _home: home,
+        }
+    }
+
+    /// A worker that knows only what is on disk.
+    fn again(&self) -> A2a {
+        worker(&self.url, &self.posted)
+    }
+
+    async fn work(&self, job: &Job) -> Result<Done, WorkError> {
+        self.worker.work(job).await
+    }
+
+    fn methods(&self) -> Vec<String> {
+        let heard = self.heard.lock().expect("whole");
+        let method = |(_, request): &(HeaderMap, Value)| {
+            request["method"].as_str().unwrap_or_default().to_owned()
+        };
+        heard.iter().map(method).collect()
+    }
+
+    fn heard(&self, n: usize) -> (HeaderMap, Value) {
+        self.heard.lock().expect("whole")[n].clone()
+    }
+}
+
+impl A2a {
+    async fn work(&self, job: &Job) -> Result<Done, WorkError> {
+        let (_cancel, cancelled) = Cancel::new();
+        Worker::work(self, job, Parts::default(), cancelled).await
+    }
+}
+
+type Scripted = Arc<(Mutex<VecDeque<Say>>, Heard)>;
+
+async fn answer(State(state): State<Scripted>, headers: HeaderMap, body: Bytes) -> Response {
+    let request = serde_json::from_slice(&body).expect("JSON");
+    state.1.lock().expect("whole").push((headers, request));
+    let mut script = state.0.lock().expect("whole");
+    // The last word is said for ever.
+    let say = if script.len() > 1 {
+        script.pop_front()
+    } else {
+        script.front().cloned()
+    };
+    match say.expect("a script") {
+        Say::Result(result) => json!({"jsonrpc": "2.0", "id": 1, "result": result})
+            .to_string()
+            .into_response(),
+        Say::Error(code) => {
+            json!({"jsonrpc": "2.0", "id": 1, "error": {"code": code, "message": "no"}})
+                .to_string()
+                .into_response()
+        }
+        Say::Status(status) => StatusCode::from_u16(status)
+            .expect("a status")
+            .into_response(),
+    }
+}
+
+fn worker(url: &str, posted: &Posted) -> A2a {
+    let secret = Secret(Zeroizing::new("s3cret".into()));
+    A2a::new(url, false, Some(&secret), Some(posted.clone()), bounds()).expect("made")
+}
+
+fn bounds() -> Bounds {
+    Bounds {
+        timeout: Duration::from_secs(12),
+        concurrency: 1,
+    }
+}
+
+fn task(state: &str) -> Value {
+    json!({"id": "t", "contextId": "c", "status": {"state": state}})
+}
+
+fn done(text: &str) -> Value {
+    let mut done = task("TASK_STATE_COMPLETED");
+    done["artifacts"] = json!([{"artifactId": "a", "parts": [{"text": text}]}]);
+    done
+}
+
+fn job(text: &str) -> Job {
+    let id = "019ab3f0-6c1e-7d2a-8a55-0c9e6f6f3b1d"
+        .parse()
+        .expect("an id");
+    Job {
+        id,
+        kind: Kind::Message,
+        from: "planner@gw-a".parse().expect("an address"),
+        to: "writer@gw-b".parse().expect("an address"),
+        content_type: "text/plain".into(),
+        body: Bytes::copy_from_slice(text.as_bytes()),
+        created_at_ms: 0,
+        attempt: 1,
+        reply_expected: true,
+        in_reply_to: None,
+        error: None,
+        conversation: None,
+        root: id,
+        depth: 0,
+    }
+}
