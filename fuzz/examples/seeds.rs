@@ -13,10 +13,11 @@ use wire::map::{Cursor, Document, MapRequest, MapUpdate, PublishError};
 use wire::message::{
     Cause, Envelope, InstanceId, Kind, MessageFrame, MessageId, MessageKey, Nack, Stage,
 };
-use wire::peer::{DirectoryEntry, Hello, PeerFrame};
+use wire::peer::{DirectoryEntry, Hello, PeerFrame, Presence};
 use wire::probe::{
     Candidate, CandidateKind, Candidates, FULL_PROBE, Fragment, Note, Probe, ProbeAck,
 };
+use wire::profile::{Profile, Skill};
 
 const NODE: NodeId = NodeId([1; 16]);
 const HERE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
@@ -62,7 +63,6 @@ fn main() {
     );
     write("policy", POLICIES.map(|text| text.as_bytes().to_vec()));
     write("policy_text", TEXTS.map(|text| text.as_bytes().to_vec()));
-    write("a2a", A2A.map(|text| text.as_bytes().to_vec()));
     write("api", BODIES.map(|text| text.as_bytes().to_vec()));
     write("tunnel", acts());
     write("names", NAMES.map(|text| text.as_bytes().to_vec()));
@@ -372,6 +372,33 @@ fn updates() -> Vec<MapUpdate> {
 fn peer_frames() -> Vec<PeerFrame> {
     let name = |text: &str| text.parse().expect("an agent");
     let [document, ..] = documents();
+    let skill = |id: &str, name: Option<&str>, description: Option<&str>| Skill {
+        id: id.into(),
+        name: name.map(Into::into),
+        description: description.map(Into::into),
+    };
+    let skills = vec![
+        skill(
+            "code.review:v1",
+            Some("Review"),
+            Some("Reads a patch, grüße 🦀."),
+        ),
+        skill("test", None, None),
+    ];
+    let coder = DirectoryEntry {
+        name: name("coder"),
+        idle_s: Some(3),
+        presence: Presence::Online,
+        streams: true,
+        profile: Profile::new(Some("Writes Rust."), skills).expect("within its bounds"),
+    };
+    let planner = DirectoryEntry {
+        name: name("planner"),
+        idle_s: None,
+        presence: Presence::Away,
+        streams: false,
+        profile: Profile::default(),
+    };
     vec![
         PeerFrame::Hello(Hello {
             heads: heads(),
@@ -381,16 +408,7 @@ fn peer_frames() -> Vec<PeerFrame> {
         PeerFrame::Heads(heads()),
         PeerFrame::Pull(Heads::default()),
         PeerFrame::Document(document),
-        PeerFrame::Directory(vec![
-            DirectoryEntry {
-                name: name("coder"),
-                idle_s: Some(3),
-            },
-            DirectoryEntry {
-                name: name("planner"),
-                idle_s: None,
-            },
-        ]),
+        PeerFrame::Directory(vec![coder.clone(), planner]),
         PeerFrame::Ping {
             token: 1,
             agents: Some((name("planner"), name("coder"))),
@@ -399,6 +417,11 @@ fn peer_frames() -> Vec<PeerFrame> {
             token: 1,
             reachable: true,
         },
+        PeerFrame::News {
+            changed: vec![coder],
+            gone: vec![name("planner")],
+        },
+        PeerFrame::Directory(Vec::new()),
     ]
 }
 
@@ -406,12 +429,20 @@ fn message_frames() -> Vec<MessageFrame> {
     let id = MessageId::new(1_750_000_000_000, [9; 10]);
     let instance = InstanceId([3; 16]);
     let key = MessageKey { instance, id };
+    // What led to it, and its thread of talk: nothing and none, and each at its bound.
+    let led = Cause {
+        root: MessageId::new(1_749_999_000_000, [8; 10]),
+        depth: 16,
+        bounces: 12,
+    };
+    let long: Box<str> = "a.B_9:-".repeat(9).into();
     let kinds = [
-        Kind::Message,
-        Kind::Request,
-        Kind::Reply { in_reply_to: id },
+        (Kind::Message, Cause::none(id), None),
+        (Kind::Request, led, Some("c-1".into())),
+        (Kind::Reply { in_reply_to: id }, led.next(true), Some(long)),
+        (Kind::Stream, led.next(false), None),
     ];
-    let offer = |kind| MessageFrame::Offer {
+    let offer = |(kind, cause, conversation)| MessageFrame::Offer {
         after: 1,
         envelope: Envelope {
             id,
@@ -424,8 +455,8 @@ fn message_frames() -> Vec<MessageFrame> {
             created_at_ms: 1_750_000_000_000,
             ttl_ms: 86_400_000,
             hops_left: 1,
-            cause: Cause::none(id),
-            conversation: Some("c-1".into()),
+            cause,
+            conversation,
             content_type: "text/plain".into(),
             body: Bytes::from_static(b"hello"),
         },
@@ -433,21 +464,20 @@ fn message_frames() -> Vec<MessageFrame> {
     let mut frames: Vec<_> = kinds.map(offer).into();
     frames.extend([
         MessageFrame::Stored { key },
-        MessageFrame::Refused {
-            key,
-            nack: Nack::Denied,
-        },
-        MessageFrame::Refused {
-            key,
-            nack: Nack::Throttled {
-                retry_after_ms: 500,
-            },
-        },
-        MessageFrame::Progress {
-            key,
-            stage: Stage::Done,
-        },
+        MessageFrame::Cancel { key },
+        MessageFrame::Looped { key },
     ]);
+    let nacks = [
+        Nack::Denied,
+        Nack::Throttled {
+            retry_after_ms: 500,
+        },
+        Nack::Rejected,
+        Nack::Cancelled,
+    ];
+    frames.extend(nacks.map(|nack| MessageFrame::Refused { key, nack }));
+    let stages = [Stage::Delivered, Stage::Done, Stage::Failed];
+    frames.extend(stages.map(|stage| MessageFrame::Progress { key, stage }));
     frames
 }
 
@@ -538,21 +568,6 @@ const BODIES: [&str; 7] = [
     r#"{"name": "planner"}"#,
     r#"{"file": "cmk1aaaa"}"#,
     r#"{"body": "hello", "unknown": [1, 2.5, null, true]}"#,
-];
-
-/// Requests of both versions, and what servers answer.
-const A2A: [&str; 11] = [
-    r#"{"jsonrpc":"2.0","id":"1","method":"SendMessage","params":{"message":{"messageId":"m","contextId":"c","role":"ROLE_USER","parts":[{"text":"hi","mediaType":"text/markdown"},{"raw":"AP/7","filename":"a.png"},{"url":"https://example.com/a"},{"data":{"a":[1,null,2.5]}},{"data":null}],"metadata":{"k":{"v":1}},"extensions":["https://example.com/x"],"referenceTaskIds":["t"]},"configuration":{"returnImmediately":true,"historyLength":0}}}"#,
-    r#"{"jsonrpc":"2.0","id":2,"method":"message/stream","params":{"message":{"kind":"message","messageId":"m","role":"user","parts":[{"kind":"text","text":"hi"},{"kind":"file","file":{"bytes":"AA==","mimeType":"image/png","name":"a"}},{"kind":"file","file":{"uri":"https://example.com"}},{"kind":"data","data":{"value":[1]},"metadata":{"data_part_compat":true}}]},"configuration":{"blocking":false}}}"#,
-    r#"{"jsonrpc":"2.0","id":3,"method":"ListTasks","params":{"contextId":"c","status":"TASK_STATE_WORKING","pageSize":"7","pageToken":"1.01977420-dc00-7909-8909-090909090909","statusTimestampAfter":"2026-11-23T21:30:00.5Z","includeArtifacts":true}}"#,
-    r#"{"jsonrpc":"2.0","id":4,"method":"tasks/get","params":{"id":"01977420-dc00-7909-8909-090909090909","historyLength":1}}"#,
-    r#"{"message":{"message_id":"m","role":"ROLE_USER","parts":[{"text":""}]},"tenant":""}"#,
-    r#"{"task":{"id":"t","contextId":"c","status":{"state":"TASK_STATE_REJECTED","message":{"messageId":"s","role":"ROLE_AGENT","parts":[{"text":"no"}]},"timestamp":"2026-11-23T21:30:00.000Z"},"artifacts":[{"artifactId":"a","name":"reply","parts":[{"text":"yes"}]}]}}"#,
-    r#"{"kind":"task","id":"t","contextId":"c","status":{"state":"completed"},"artifacts":[{"artifactId":"a","parts":[{"kind":"text","text":"yes"}]}]}"#,
-    r#"{"statusUpdate":{"taskId":"t","contextId":"c","status":{"state":"TASK_STATE_WORKING"}}}"#,
-    r#"{"kind":"artifact-update","taskId":"t","contextId":"c","artifact":{"artifactId":"a","parts":[{"kind":"text","text":"y"}]},"append":true,"lastChunk":false}"#,
-    r#"{"messageId":"m","role":"agent","parts":[{"kind":"text","text":"yes"}]}"#,
-    r#"[{"jsonrpc":"2.0"}]"#,
 ];
 
 const NAMES: [&str; 9] = [

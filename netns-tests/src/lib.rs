@@ -10,6 +10,7 @@ pub mod cage;
 pub mod capture;
 pub mod lab;
 pub mod mesh;
+pub mod openclaw;
 pub mod process;
 
 pub use agent::AgentClient;
@@ -17,4 +18,5 @@ pub use cage::Cage;
 pub use capture::Capture;
 pub use lab::{Home, Host, Lab, Nat};
 pub use mesh::{Gateway, Mesh, OPEN_POLICY};
+pub use openclaw::Claw;
 pub use process::{Finished, Running};

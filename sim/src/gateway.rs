@@ -200,8 +200,19 @@ impl Gateway {
         }
     }
 
-    /// The agent sends a message to the agent of another gateway.
+    /// The agent sends a message of its own accord to the agent of another gateway.
     pub fn send(&mut self, to: usize, unix_ms: u64, now: Instant) -> MessageId {
+        self.send_because(router::Origin::Nothing, to, unix_ms, now)
+    }
+
+    /// It sends one because of what it was shown, perhaps.
+    pub fn send_because(
+        &mut self,
+        origin: router::Origin,
+        to: usize,
+        unix_ms: u64,
+        now: Instant,
+    ) -> MessageId {
         self.made += 1;
         let mut random = [0; 10];
         random[0] = u8::try_from(self.number).expect("small");
@@ -212,7 +223,7 @@ impl Gateway {
             to: format!("agent-{to}@gw-{to}").parse().expect("an address"),
             expects_reply: false,
             stream: false,
-            origin: router::Origin::Nothing,
+            origin,
             conversation: None,
             ttl: Duration::from_secs(24 * 3600),
             content_type: "text/plain".into(),

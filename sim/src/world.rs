@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use identity::NodeId;
 use path::Random;
-use router::{Clock, Output as RouterOutput};
+use router::{Clock, Delivery, DeliveryKind, Origin, Output as RouterOutput, Refusal, State};
 use tunnel::{Event, Link, Output, PeerConfig};
 use wire::message::{MessageId, MessageKey};
 
@@ -32,6 +32,13 @@ pub struct World {
     acking: BTreeMap<(usize, router::Ticket), MessageId>,
     acked: BTreeSet<MessageId>,
     failed: BTreeMap<MessageId, String>,
+    /// Messages that their senders took back before they were done: these alone may come to nothing.
+    taken_back: BTreeSet<MessageId>,
+    /// Messages that their receivers answered, and what they shall not do twice.
+    answered: BTreeSet<MessageId>,
+    /// Of each root, the messages that it led to; loops end them.
+    chains: BTreeMap<MessageId, BTreeSet<MessageId>>,
+    loops: u64,
     flows: BTreeMap<(usize, usize), Flow>,
     changes: BTreeMap<(usize, NodeId), Vec<Instant>>,
     /// Pairs that the oracle gives a direct path.
@@ -51,6 +58,10 @@ enum Happening {
         bytes: Vec<u8>,
     },
     Message(usize),
+    Cancel {
+        gateway: usize,
+        id: MessageId,
+    },
     Ack {
         gateway: usize,
         boot: u32,
@@ -89,6 +100,10 @@ pub struct Report {
     pub lasted: Duration,
     /// Handshakes of all gateways together.
     pub handshakes: u64,
+    /// Messages that were taken back in time.
+    pub cancelled: usize,
+    /// Chains of answers that were stopped as loops.
+    pub loops: u64,
 }
 
 impl World {
@@ -131,6 +146,10 @@ impl World {
             acking: BTreeMap::new(),
             acked: BTreeSet::new(),
             failed: BTreeMap::new(),
+            taken_back: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            chains: BTreeMap::new(),
+            loops: 0,
             flows: BTreeMap::new(),
             changes: BTreeMap::new(),
             possible,
@@ -196,6 +215,7 @@ impl World {
             ));
         }
         self.check_messages();
+        self.check_chains();
         self.check_paths();
         self.check_changes();
         let status = |gateway: &Gateway| {
@@ -211,6 +231,8 @@ impl World {
             packets: self.packets,
             lasted: self.time.since_start(),
             handshakes: self.gateways.iter().map(status).sum(),
+            cancelled: self.taken_back.difference(&self.acked).count(),
+            loops: self.loops,
             violations: self.violations,
         }
     }
@@ -304,6 +326,14 @@ impl World {
                 }
             }
             Happening::Message(from) => self.send_message(from),
+            Happening::Cancel { gateway: n, id } => {
+                let gateway = &mut self.gateways[n];
+                // One that was never accepted, or whose gateway died before it was, is not known.
+                match gateway.router.cancel(gateway.agent.instance, id, now) {
+                    Ok(status) if status.state != State::Done => drop(self.taken_back.insert(id)),
+                    _ => {}
+                }
+            }
             Happening::Ack {
                 gateway: n,
                 boot,
@@ -314,6 +344,8 @@ impl World {
                     match gateway.router.ack(gateway.agent.instance, id, now) {
                         Ok(Some(ticket)) => drop(self.acking.insert((n, ticket), id)),
                         Ok(None) => {}
+                        // Taken back while it was worked on.
+                        Err(Refusal::Cancelled) if self.taken_back.contains(&id) => {}
                         Err(error) => self.violation(format!(
                             "gateway {n} does not know {id} that it showed: {error}"
                         )),
@@ -346,7 +378,17 @@ impl World {
         if self.time.since_start() < self.scenario.ends {
             let unix_ms =
                 BASE_MS + u64::try_from(self.time.since_start().as_millis()).expect("short");
-            self.gateways[from].send(to, unix_ms, now);
+            let id = self.gateways[from].send(to, unix_ms, now);
+            match self.random.below(ONE_IN) {
+                // Some are taken back: before they go, on their way, while they are worked on.
+                0 => {
+                    let after = Duration::from_millis(self.random.below(400));
+                    self.schedule(after, Happening::Cancel { gateway: from, id });
+                }
+                // And some are for agents that answer whatever they are shown.
+                1 => drop(self.chains.insert(id, BTreeSet::new())),
+                _ => {}
+            }
             let pair = (from.min(to), from.max(to));
             if self.first_messages.insert(pair) {
                 self.schedule(
@@ -664,6 +706,7 @@ impl World {
                         self.violation(format!("I1: {id} is shown after its ack"));
                     }
                     self.shown.insert(id);
+                    self.answer_in_chain(n, &delivery);
                     let boot = self.gateways[n].boot;
                     let after = Duration::from_millis(1 + self.random.below(50));
                     self.schedule(
@@ -704,12 +747,39 @@ impl World {
         spoke
     }
 
+    /// An agent that answers everything, told or not that it does.
+    fn answer_in_chain(&mut self, n: usize, delivery: &Delivery) {
+        let now = self.time.now;
+        let root = delivery.cause.root;
+        let Some(chain) = self.chains.get_mut(&root) else {
+            return;
+        };
+        // Notices of what failed are no talk, and what is shown again was answered.
+        if delivery.kind != DeliveryKind::Message || !self.answered.insert(delivery.id) {
+            return;
+        }
+        let from = self
+            .gateways
+            .iter()
+            .position(|gateway| gateway.agent.name == delivery.from.agent);
+        let Some(from) = from else { return };
+        let unix_ms = BASE_MS + u64::try_from(self.time.since_start().as_millis()).expect("short");
+        let origin = Origin::Message(delivery.id);
+        chain.insert(delivery.id);
+        self.gateways[n].send_because(origin, from, unix_ms, now);
+    }
+
     fn handle_router_event(&mut self, n: usize, event: router::Event) {
         let now = self.time.now;
         match event {
             router::Event::Accepted { key, .. } => drop(self.accepted.insert(key)),
             router::Event::Wanted { peer } => self.gateways[n].stream(peer).want(now),
+            router::Event::Looped { .. } => self.loops += 1,
             router::Event::Failed { key, error } | router::Event::DeadLetter { key, error, .. } => {
+                // What led to a loop came to something itself.
+                if &*error.code == "loop" {
+                    return;
+                }
                 self.failed.insert(key.id, error.code.to_string());
             }
             _ => {}
@@ -764,10 +834,9 @@ impl World {
     }
 
     fn is_settled(&self) -> bool {
-        let arrived = self
-            .accepted
-            .iter()
-            .all(|key| self.acked.contains(&key.id) || self.failed.contains_key(&key.id));
+        let arrived = self.accepted.iter().map(|key| &key.id).all(|id| {
+            self.acked.contains(id) || self.failed.contains_key(id) || self.taken_back.contains(id)
+        });
         arrived && self.time.since_start() > self.scenario.ends + Duration::from_secs(3)
     }
 
@@ -775,7 +844,7 @@ impl World {
         let lost: Vec<_> = self
             .accepted
             .iter()
-            .filter(|key| !self.acked.contains(&key.id))
+            .filter(|key| !self.acked.contains(&key.id) && !self.taken_back.contains(&key.id))
             .map(|key| key.id)
             .collect();
         for id in lost.iter().take(3) {
@@ -789,6 +858,19 @@ impl World {
                 "I1: accepted, never acked: {id} ({fate}, shown: {shown}); {} in all",
                 lost.len()
             ));
+        }
+    }
+
+    /// Agents that answer everything are stopped, and not before.
+    fn check_chains(&mut self) {
+        let longest = usize::from(router::limits::MAX_BOUNCES);
+        for (root, chain) in std::mem::take(&mut self.chains) {
+            if chain.len() > longest {
+                self.violation(format!(
+                    "{root} led to {} messages, {longest} allowed",
+                    chain.len()
+                ));
+            }
         }
     }
 
@@ -896,6 +978,9 @@ fn inner_packet(from: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
 /// First bytes of the packets that measure gaps.
 const FLOW: u8 = 1;
 const FLOW_ACK: u8 = 2;
+
+/// Of so many messages, one is taken back and one is for agents that answer everything.
+const ONE_IN: u64 = 20;
 
 /// 2026-11-23.
 const BASE_MS: u64 = 1_795_000_000_000;

@@ -17,6 +17,12 @@ pub struct AgentAdd {
     /// A secret for the worker that the caller brings, as in [`WorkerSet`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_secret: Option<String>,
+    /// What it says of itself until it says so itself, as in [`ProfileRequest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What it can do, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skills: Vec<Skill>,
 }
 
 /// `POST /v1/admin/agents/{name}/worker`: how the node serves an agent from now on.
@@ -169,6 +175,15 @@ pub struct LocalAgentEntry {
     /// Where the node itself serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerStatus>,
+    /// Whether it is there.
+    #[serde(default)]
+    pub presence: Presence,
+    /// What it is, in its own words.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// What it can do.
+    #[serde(default)]
+    pub skills: Vec<Skill>,
 }
 
 impl Worker {
@@ -207,6 +222,99 @@ pub struct AgentEntry {
     pub address: AgentAddress,
     /// Whether its gateway is known to be up.
     pub online: bool,
+    /// Whether it is there itself.
+    #[serde(default)]
+    pub presence: Presence,
     /// Seconds since it was last seen at its gateway; null where unknown.
     pub last_seen_s: Option<u64>,
+    /// Whether it may be asked for the parts of its answers as they come.
+    #[serde(default)]
+    pub streams: bool,
+    /// What it is, in its own words: foreign text, on one line.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// What it can do, in its own words.
+    #[serde(default)]
+    pub skills: Vec<Skill>,
+}
+
+/// Whether an agent is there to answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// It follows its inbox, or called its gateway within the last minute.
+    Online,
+    /// It does not, or says so. What it is sent waits for it.
+    Away,
+    /// Its gateway is not reached. What it is sent waits here.
+    Offline,
+    /// Its gateway has not told yet.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// One thing that an agent can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Skill {
+    /// 1 to 64 of `A-Za-z0-9._:-`, unique for its agent.
+    pub id: String,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// For people and models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// `POST /v1/profile`, and for the operator `POST /v1/admin/agents/{name}/profile`: what others see
+/// of an agent. What is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProfileRequest {
+    /// What it is; empty: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// All that it can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skills: Option<Vec<Skill>>,
+    /// `away` holds until `online`, whatever the agent calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<OwnPresence>,
+}
+
+/// What an agent may say of its presence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OwnPresence {
+    /// There, while it follows its inbox or calls.
+    Online,
+    /// Not to be counted on.
+    Away,
+}
+
+/// What others see of the agent from here on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// The agent.
+    pub name: AgentName,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// What it is.
+    pub description: Option<String>,
+    /// What it can do.
+    pub skills: Vec<Skill>,
+}
+
+impl Presence {
+    /// The word in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Away => "away",
+            Self::Offline => "offline",
+            Self::Unknown => "unknown",
+        }
+    }
 }

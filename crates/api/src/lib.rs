@@ -18,8 +18,8 @@ mod route;
 mod time;
 
 pub use agent::{
-    AgentAdd, AgentAdded, AgentEntry, Agents, LocalAgentEntry, LocalAgents, Worker, WorkerSet,
-    WorkerSetAnswer, WorkerState, WorkerStatus,
+    AgentAdd, AgentAdded, AgentEntry, Agents, LocalAgentEntry, LocalAgents, OwnPresence, Presence,
+    Profile, ProfileRequest, Skill, Worker, WorkerSet, WorkerSetAnswer, WorkerState, WorkerStatus,
 };
 pub use body::{Body, BodyError};
 pub use failure::{ErrorAnswer, Failure};

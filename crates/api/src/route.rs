@@ -35,7 +35,7 @@ pub enum Access {
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 48] = [
         Self::new(Verb::Post, "/v1/send", Access::Agent),
         Self::new(Verb::Post, "/v1/ask", Access::Agent),
         Self::new(Verb::Get, "/v1/messages", Access::Agent),
@@ -54,6 +54,8 @@ impl Route {
         Self::new(Verb::Post, "/mcp", Access::Agent),
         Self::new(Verb::Delete, "/mcp", Access::Agent),
         Self::new(Verb::Get, "/v1/agents", Access::Any),
+        Self::new(Verb::Get, "/v1/agents/stream", Access::Any),
+        Self::new(Verb::Post, "/v1/profile", Access::Agent),
         Self::new(Verb::Post, "/v1/ping", Access::Any),
         Self::new(Verb::Get, "/v1/health", Access::Any),
         Self::new(Verb::Get, "/v1/metrics", Access::Any),
@@ -66,6 +68,7 @@ impl Route {
         Self::new(Verb::Delete, "/v1/admin/agents/{name}", Access::Admin),
         Self::new(Verb::Post, "/v1/admin/agents/{name}/rotate", Access::Admin),
         Self::new(Verb::Post, "/v1/admin/agents/{name}/worker", Access::Admin),
+        Self::new(Verb::Post, "/v1/admin/agents/{name}/profile", Access::Admin),
         Self::new(Verb::Post, "/v1/admin/kill", Access::Admin),
         Self::new(Verb::Get, "/a2a", Access::Agent),
         Self::new(Verb::Post, "/a2a/{gateway}/{agent}", Access::Agent),

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::{
     Access, AckAnswer, AckRequest, Acked, AgentAdd, AgentAdded, AgentEntry, Agents, AskRequest,
     BeaconStatus, Body, ErrorAnswer, Failure, Health, HeartbeatRequest, Isolation, KillApplied,
-    KillRequest, Kind, LocalAgentEntry, LocalAgents, MapStatus, NodeStatus, OPENAPI, Path,
-    PathKind, PeerPath, PeerStatus, Ping, PingRequest, Policy, PolicyStatus, Received,
-    ReceivedList, RejectRequest, Reply, ReplyRequest, RevocationsStatus, Route, SendAnswer,
-    SendRequest, State, Status, Timestamp, Worker, WorkerSet, WorkerSetAnswer, WorkerState,
-    WorkerStatus,
+    KillRequest, Kind, LocalAgentEntry, LocalAgents, MapStatus, NodeStatus, OPENAPI, OwnPresence,
+    Path, PathKind, PeerPath, PeerStatus, Ping, PingRequest, Policy, PolicyStatus, Presence,
+    Profile, ProfileRequest, Received, ReceivedList, RejectRequest, Reply, ReplyRequest,
+    RevocationsStatus, Route, SendAnswer, SendRequest, Skill, State, Status, Timestamp, Worker,
+    WorkerSet, WorkerSetAnswer, WorkerState, WorkerStatus,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -145,8 +145,25 @@ fn every_answer_is_valid_by_the_document() {
     let entry = AgentEntry {
         address: address(),
         online: true,
+        presence: Presence::Unknown,
         last_seen_s: None,
+        streams: true,
+        description: None,
+        skills: vec![skill()],
     };
+    for presence in [Presence::Online, Presence::Away, Presence::Offline] {
+        let description = Some("Plans.".into());
+        let entry = AgentEntry {
+            presence,
+            description,
+            ..entry.clone()
+        };
+        valid("AgentEntry", &entry);
+        assert_eq!(
+            serde_json::to_value(presence).ok(),
+            Some(presence.as_str().into())
+        );
+    }
     valid(
         "Agents",
         &Agents {
@@ -184,7 +201,19 @@ fn every_answer_is_valid_by_the_document() {
             retried: 2,
             given_up: 3,
         }),
+        presence: Presence::Away,
+        description: Some("Plans.".into()),
+        skills: vec![skill()],
     };
+    valid(
+        "Profile",
+        &Profile {
+            name: entry.name.clone(),
+            presence: entry.presence,
+            description: None,
+            skills: vec![skill()],
+        },
+    );
     valid("LocalAgentEntry", &entry);
     valid(
         "LocalAgents",
@@ -377,6 +406,8 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
             name: name(),
             worker: worker.clone(),
             worker_secret: None,
+            description: None,
+            skills: Vec::new(),
         };
         request("AgentAdd", &add);
         let worker_secret = Some("whsec_AAAA".into());
@@ -391,6 +422,33 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
     request("Worker", &http());
     request("Worker", &exec());
     request("Worker", &openclaw());
+    let add = AgentAdd {
+        name: name(),
+        worker: None,
+        worker_secret: None,
+        description: None,
+        skills: Vec::new(),
+    };
+    request("AgentAdd", &add);
+    request(
+        "AgentAdd",
+        &AgentAdd {
+            description: Some("Plans.".into()),
+            skills: vec![skill()],
+            ..add
+        },
+    );
+    for presence in [OwnPresence::Online, OwnPresence::Away] {
+        request(
+            "ProfileRequest",
+            &ProfileRequest {
+                description: Some(String::new()),
+                skills: Some(vec![skill()]),
+                presence: Some(presence),
+            },
+        );
+    }
+    request("ProfileRequest", &ProfileRequest::default());
     request(
         "KillRequest",
         &KillRequest {
@@ -508,6 +566,14 @@ fn openclaw() -> Worker {
 
 fn address() -> identity::AgentAddress {
     "coder@gw-b".parse().expect("an address")
+}
+
+fn skill() -> Skill {
+    Skill {
+        id: "code.review".into(),
+        name: Some("Review".into()),
+        description: None,
+    }
 }
 
 fn name() -> identity::AgentName {

@@ -2,12 +2,14 @@
 //! the API themselves.
 
 mod attach;
+mod describe;
 
 use api::{AgentAdd, AgentAdded, LocalAgentEntry, LocalAgents, WorkerSet, WorkerSetAnswer};
 use identity::AgentName;
 use serde_json::json;
 
 use self::attach::AttachArgs;
+use self::describe::{Describe, Words};
 use crate::client::Client;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -24,7 +26,12 @@ pub struct Args {
 pub enum Command {
     /// Add an agent; prints its API token, this once, and where the API is
     #[command(after_help = ADD_HELP)]
-    Add(Attach),
+    Add(Add),
+    /// Say what others see of an agent, or show it; an agent may also say so itself
+    #[command(
+        after_help = "Examples:\n  crabmesh agent describe coder --describe 'Writes Rust.' --skill review --skill test\n  crabmesh agent describe coder --presence away\n  crabmesh agent describe coder"
+    )]
+    Describe(Describe),
     /// Attach an agent in another way; its token stays, and a new secret is made for --http
     #[command(
         after_help = "Without --http, --a2a, --openclaw or --exec the agent calls the API itself from now on. What is
@@ -65,17 +72,33 @@ pub struct Attach {
     pub attach: AttachArgs,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    #[command(flatten)]
+    pub name: Name,
+    #[command(flatten)]
+    pub attach: AttachArgs,
+    #[command(flatten)]
+    pub words: Words,
+}
+
 pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut client = Client::for_admin(context)?;
     let output = context.output();
     context.block_on(async move {
         match args.command {
-            Command::Add(Attach { name, attach }) => {
+            Command::Add(Add {
+                name,
+                attach,
+                words,
+            }) => {
                 let (worker, worker_secret) = attach.read()?;
                 let add = AgentAdd {
                     name: name.name,
                     worker,
                     worker_secret,
+                    description: words.description,
+                    skills: words.skills,
                 };
                 let added: AgentAdded = client.post("/v1/admin/agents", &add).await?;
                 show_token(&added, context)
@@ -114,6 +137,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), Failure> {
                     false => output.table(&details(&agent)),
                 }
             }
+            Command::Describe(describe) => describe::run(&mut client, output, describe).await,
             Command::Rotate(Name { name }) => {
                 let path = format!("/v1/admin/agents/{name}/rotate");
                 let added: AgentAdded = client.post(&path, &json!({})).await?;

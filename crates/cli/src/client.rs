@@ -103,6 +103,18 @@ impl Client {
         Self::new(context, None, None)
     }
 
+    /// For whoever has this token.
+    pub fn with_token(context: &Context, token: Zeroizing<String>) -> Result<Self, Failure> {
+        let place = Place::find(context)?;
+        Ok(Self {
+            host: place.host()?,
+            place,
+            authorization: Some(authorization(token)?),
+            agent: None,
+            connection: None,
+        })
+    }
+
     fn new(
         context: &Context,
         agent: Option<AgentName>,
@@ -129,15 +141,12 @@ impl Client {
                 );
             }
         };
-        let host = match &place {
-            Place::Loopback(address) => HeaderValue::try_from(address.to_string()),
-            _ => Ok(HeaderValue::from_static("crabmesh")),
-        };
+        let host = place.host()?;
         let agent = agent.map(|agent| HeaderValue::try_from(agent.as_str()));
         let agent = agent.transpose();
         Ok(Self {
             place,
-            host: host.map_err(|error| Failure::failed(error.to_string()))?,
+            host,
             authorization: token.map(authorization).transpose()?,
             agent: agent.map_err(|error| Failure::failed(error.to_string()))?,
             connection: None,
@@ -149,6 +158,11 @@ impl Client {
         self.call(Method::GET, path, None, CALL_TIMEOUT)
             .await?
             .read()
+    }
+
+    /// Reads, and returns the answer whatever it is.
+    pub async fn get_raw(&mut self, path: &str) -> Result<Answer, Failure> {
+        self.call(Method::GET, path, None, CALL_TIMEOUT).await
     }
 
     /// Does.
@@ -174,9 +188,12 @@ impl Client {
 
     /// Removes.
     pub async fn delete(&mut self, path: &str) -> Result<(), Failure> {
-        self.call(Method::DELETE, path, None, CALL_TIMEOUT)
-            .await?
-            .done()
+        self.delete_raw(path).await?.done()
+    }
+
+    /// Removes, and returns the answer whatever it is.
+    pub async fn delete_raw(&mut self, path: &str) -> Result<Answer, Failure> {
+        self.call(Method::DELETE, path, None, CALL_TIMEOUT).await
     }
 
     /// What waits for the agent and what comes, on a connection of its own.
@@ -395,6 +412,29 @@ impl Place {
                 "CRABMESH_API is http://127.0.0.1:PORT or the absolute path of a socket",
             )),
         }
+    }
+}
+
+impl Place {
+    fn host(&self) -> Result<HeaderValue, Failure> {
+        match self {
+            Self::Loopback(address) => HeaderValue::try_from(address.to_string())
+                .map_err(|error| Failure::failed(error.to_string())),
+            _ => Ok(HeaderValue::from_static("crabmesh")),
+        }
+    }
+}
+
+/// Where the node of this state directory serves agents: loopback TCP.
+pub fn loopback(context: &Context) -> Result<SocketAddr, Failure> {
+    match Place::find(context)? {
+        Place::StateDir(dir) => Ok(endpoints(&dir)?.0.loopback),
+        Place::Loopback(address) => Ok(address),
+        Place::Socket(path) => Err(Failure::usage(format!(
+            "{} alone does not say where the node serves agents",
+            path.display()
+        ))
+        .hint("name the node's state with --state-dir")),
     }
 }
 

@@ -1,8 +1,8 @@
-//! `crabmesh status`, `agents` and `ping`: what the node knows.
+//! `crabmesh status` and `ping`: what the node knows.
 
 use std::time::{Duration, Instant};
 
-use api::{Agents, PathKind, PeerStatus, Ping, PingRequest, Status};
+use api::{PathKind, PeerStatus, Ping, PingRequest, Status};
 use serde_json::json;
 
 use crate::client::{Client, MaybeAsAgent};
@@ -21,15 +21,6 @@ pub struct StatusArgs {
     /// Show it anew every two seconds
     #[arg(long)]
     pub watch: bool,
-}
-
-/// List every agent that may be reached, on which gateway, last seen. Without --as: every agent
-/// that this gateway knows of.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  crabmesh agents --as planner")]
-pub struct AgentsArgs {
-    #[command(flatten)]
-    pub who: MaybeAsAgent,
 }
 
 /// Measure the way to a gateway, or to an agent on it: which path, how long, or lost.
@@ -74,34 +65,6 @@ pub fn status(args: &StatusArgs, context: &Context) -> Result<(), Failure> {
             }
             tokio::time::sleep(WATCH).await;
         }
-    })
-}
-
-pub fn agents(args: AgentsArgs, context: &Context) -> Result<(), Failure> {
-    let mut client = Client::for_anyone(context, &args.who)?;
-    let output = context.output();
-    context.block_on(async move {
-        let list: Agents = client.get("/v1/agents").await?;
-        if output.json() {
-            return list
-                .agents
-                .iter()
-                .try_for_each(|agent| output.object(agent));
-        }
-        let mut rows = vec![row(["AGENT", "GATEWAY", "ONLINE", "LAST SEEN"])];
-        rows.extend(list.agents.iter().map(|agent| {
-            let online = if agent.online { "yes" } else { "no" };
-            let seen = agent
-                .last_seen_s
-                .map_or("never".to_owned(), |s| format!("{} ago", short(s)));
-            vec![
-                agent.address.agent.to_string(),
-                agent.address.node.to_string(),
-                online.to_owned(),
-                seen,
-            ]
-        }));
-        output.table(&rows)
     })
 }
 

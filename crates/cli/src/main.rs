@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod agents;
 mod beacon;
 mod bench;
 mod client;
+mod connect;
 mod context;
 mod demo;
 mod duration;
@@ -68,6 +70,10 @@ enum Command {
     Up(up::Args),
     /// Local agents and their API tokens
     Agent(agent::Args),
+    /// Put the agents of an agent gateway on the mesh
+    Connect(connect::Args),
+    /// Take back what `connect` did
+    Disconnect(connect::DisconnectArgs),
     /// Send a message to an agent, and wait for its answer if asked to
     Send(send::SendArgs),
     /// Receive what waits for an agent, or also what comes
@@ -82,8 +88,8 @@ enum Command {
     Reject(send::RejectArgs),
     /// Serve the mesh as tools for a model (MCP), on stdin and stdout
     Mcp(mcp::Args),
-    /// List every agent that may be reached, on which gateway, last seen
-    Agents(inspect::AgentsArgs),
+    /// List every agent that may be reached: where, whether it is there, what it can do
+    Agents(agents::AgentsArgs),
     /// Measure the way to a gateway or an agent
     Ping(inspect::PingArgs),
     /// Check, test, push or show the access policy
@@ -132,6 +138,8 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Join(args) => join::run(args, context),
         Command::Up(args) => up::run(&args, context),
         Command::Agent(args) => agent::run(args, context),
+        Command::Connect(args) => connect::connect(args, context),
+        Command::Disconnect(args) => connect::disconnect(args, context),
         Command::Send(args) => send::send(args, context),
         Command::Recv(args) => receive::run(args, context),
         Command::Reply(args) => send::reply(args, context),
@@ -139,7 +147,7 @@ fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Cancel(args) => send::cancel(&args, context),
         Command::Reject(args) => send::reject(args, context),
         Command::Mcp(args) => mcp::run(&args, context),
-        Command::Agents(args) => inspect::agents(args, context),
+        Command::Agents(args) => agents::run(args, context),
         Command::Ping(args) => inspect::ping(args, context),
         Command::Policy(args) => policy_verbs::run(args, context),
         Command::Status(args) => inspect::status(&args, context),

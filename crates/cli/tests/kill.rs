@@ -1,16 +1,17 @@
 //! The kill switch with real processes on loopback: by a beacon, by hand with the beacon dead, and
 //! lifted again.
 
+#[path = "operator/mesh.rs"]
+mod mesh;
 #[path = "operator/stage.rs"]
 mod stage;
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use stage::{Beacon, crabmesh, fails, ok, run};
+use mesh::{Mesh, json, until};
+use stage::{crabmesh, fails, ok, run};
 
 #[test]
 fn what_is_killed_is_signed_pushed_and_lifted_by_root_alone() {
@@ -272,97 +273,8 @@ fn with_the_beacon_dead_a_kill_goes_from_gateway_to_gateway() {
     until("they talk again", || ask(&a) == Some(4) && delivered(&b));
 }
 
-/// An operator, his beacon, and a directory for each host.
-struct Mesh {
-    home: tempfile::TempDir,
-    operator: PathBuf,
-    beacon: Option<Beacon>,
-    code: String,
-}
-
-/// A gateway process, ended with the test.
-struct Node(Child);
-
-impl Mesh {
-    fn found(user: &str) -> Self {
-        let home = tempfile::tempdir().expect("a temporary directory");
-        let operator = home.path().join("operator");
-        let beacon = Beacon::start(&home.path().join("beacon"), "127.0.0.1:0");
-        let (claim, address) = (beacon.said("claim"), beacon.said("listen"));
-        let init = [
-            "init", "--mesh", "home", "--user", user, "--beacon", &address, "--claim", &claim,
-        ];
-        let made = run(&operator, &init, "");
-        let said = String::from_utf8_lossy(&made.stderr).into_owned();
-        let code = said
-            .lines()
-            .find_map(|line| line.strip_prefix("recovery code: "));
-        let code = code.unwrap_or_else(|| panic!("{said}")).to_owned();
-        ok(&operator, &["policy", "push"], "");
-        Self {
-            home,
-            operator,
-            beacon: Some(beacon),
-            code,
-        }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
-    }
-
-    fn token(&self, name: &str, terms: &[&str]) -> String {
-        let invite = [&["invite", "--name", name], terms].concat();
-        ok(&self.operator, &invite, "")
-    }
-
-    fn join(&self, name: &str, terms: &[&str]) {
-        ok(&self.at(name), &["join", "-"], &self.token(name, terms));
-    }
-
-    fn up(&self, name: &str) -> Node {
-        let config = self.at("config.json");
-        std::fs::write(&config, r#"{"allow_loopback": true, "log": "warn"}"#).expect("written");
-        let mut child = crabmesh(&self.at(name))
-            .args(["up", "--config"])
-            .arg(&config)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary");
-        let stdout = child.stdout.take().expect("piped");
-        let mut line = String::new();
-        let node = Node(child);
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        assert_eq!(line.trim(), "ready");
-        node
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Whether coder was shown something, which is acked.
 fn delivered(gateway: &Path) -> bool {
     let shown = ok(gateway, &["--json", "recv", "--as", "coder", "--ack"], "");
     !shown.is_empty()
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "not in time: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }

@@ -5,20 +5,25 @@
 //! **Invariant:** a name that is removed and added again is another agent: all state hangs on the
 //! random instance id.
 
+mod life;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use identity::AgentName;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use wire::peer::Presence;
+use wire::profile::Profile;
 use zeroize::Zeroizing;
 
+pub use self::life::Following;
+use self::life::Life;
 use crate::files;
 use crate::messages::LocalAgent;
 use crate::state::{StateDir, StateError};
@@ -31,6 +36,7 @@ pub struct Agents {
 }
 
 /// One registered agent, as the API meets it.
+#[derive(Clone)]
 pub struct Agent {
     /// Who it is.
     pub local: LocalAgent,
@@ -38,22 +44,15 @@ pub struct Agent {
     pub created_at_ms: u64,
     /// How the node serves it; without one it calls the API itself.
     pub worker: Option<Arc<Attached>>,
+    /// What it says of itself.
+    pub profile: Arc<Profile>,
     token_sha256: [u8; 32],
-    /// Milliseconds of the registry's own clock, plus one; 0 before the first call.
-    seen: AtomicU64,
-    pub(crate) in_flight: AtomicUsize,
-    pub(crate) bucket: Mutex<Bucket>,
+    /// What it does; another token or profile does not change that.
+    pub(crate) life: Arc<Life>,
 }
 
 /// A token in clear, on its way to the one who asked for it.
 pub struct AgentToken(Zeroizing<String>);
-
-/// What an agent may still call at this moment.
-#[derive(Debug)]
-pub(crate) struct Bucket {
-    tokens: f64,
-    filled: Option<Instant>,
-}
 
 struct Inner {
     state: StateDir,
@@ -63,6 +62,8 @@ struct Inner {
     changing: Mutex<()>,
     /// Counts the changes.
     changed: watch::Sender<u64>,
+    /// Wakes whoever tells others what agents are here and how they are.
+    news: Arc<Notify>,
 }
 
 /// `agents.json`.
@@ -79,6 +80,8 @@ struct AgentRow {
     created_at_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     worker: Option<Attached>,
+    #[serde(default, skip_serializing_if = "Profile::is_empty")]
+    profile: Profile,
 }
 
 impl Agents {
@@ -86,9 +89,10 @@ impl Agents {
     pub fn open(state: StateDir) -> Result<Self, AgentsError> {
         let file: AgentsFile = state.read_json(files::AGENTS)?.unwrap_or_default();
         let mut agents = BTreeMap::new();
+        let news = Arc::new(Notify::new());
         for row in file.agents {
             let agent = row
-                .read()
+                .read(&news)
                 .ok_or_else(|| AgentsError::Corrupt(state.file(files::AGENTS)))?;
             agents.insert(agent.local.name.clone(), Arc::new(agent));
         }
@@ -98,6 +102,7 @@ impl Agents {
             agents: RwLock::new(agents),
             changing: Mutex::new(()),
             changed: watch::Sender::new(0),
+            news,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -139,16 +144,19 @@ impl Agents {
         &self,
         name: AgentName,
         worker: Option<Attached>,
+        profile: Profile,
     ) -> Result<(Arc<Agent>, AgentToken), AgentsError> {
         let mut instance = [0; 16];
         getrandom::fill(&mut instance).map_err(|_| AgentsError::Random)?;
         let (token, token_sha256) = AgentToken::make()?;
-        let agent = Agent::new(
-            LocalAgent { name, instance },
-            unix_ms(),
+        let agent = Agent {
+            local: LocalAgent { name, instance },
+            created_at_ms: unix_ms(),
+            worker: worker.map(Arc::new),
+            profile: Arc::new(profile),
             token_sha256,
-            worker.map(Arc::new),
-        );
+            life: Life::new(self.inner.news.clone()),
+        };
         let agent = self.change(|agents| {
             if agents.len() >= MAX_AGENTS {
                 return Err(AgentsError::TooMany);
@@ -172,13 +180,10 @@ impl Agents {
     ) -> Result<(Arc<Agent>, AgentToken), AgentsError> {
         let worker = worker.map(Arc::new);
         let (token, token_sha256) = AgentToken::make()?;
-        let agent = self.replace(name, |old| {
-            Agent::new(
-                old.local.clone(),
-                old.created_at_ms,
-                token_sha256,
-                worker.or_else(|| old.worker.clone()),
-            )
+        let agent = self.replace(name, |old| Agent {
+            token_sha256,
+            worker: worker.or_else(|| old.worker.clone()),
+            ..old.clone()
         })?;
         Ok((agent, token))
     }
@@ -189,13 +194,17 @@ impl Agents {
         name: &AgentName,
         worker: Option<Attached>,
     ) -> Result<Arc<Agent>, AgentsError> {
-        self.replace(name, |old| {
-            Agent::new(
-                old.local.clone(),
-                old.created_at_ms,
-                old.token_sha256,
-                worker.map(Arc::new),
-            )
+        self.replace(name, |old| Agent {
+            worker: worker.map(Arc::new),
+            ..old.clone()
+        })
+    }
+
+    /// Sets what an agent says of itself.
+    pub fn describe(&self, name: &AgentName, profile: Profile) -> Result<Arc<Agent>, AgentsError> {
+        self.replace(name, |old| Agent {
+            profile: Arc::new(profile),
+            ..old.clone()
         })
     }
 
@@ -208,10 +217,7 @@ impl Agents {
             let old = agents
                 .get(name)
                 .ok_or_else(|| AgentsError::Unknown(name.clone()))?;
-            let new = make(old);
-            new.seen
-                .store(old.seen.load(Ordering::Relaxed), Ordering::Relaxed);
-            let new = Arc::new(new);
+            let new = Arc::new(make(old));
             agents.insert(name.clone(), new.clone());
             Ok(new)
         })
@@ -228,13 +234,35 @@ impl Agents {
 
     /// Notes that the agent called now.
     pub fn saw(&self, agent: &Agent) {
-        agent.seen.store(self.now_ms() + 1, Ordering::Relaxed);
+        agent.life.saw(self.now_ms());
     }
 
-    /// Seconds since the agent's last call; `None` before the first since this node started.
+    /// Counts the agent as following its inbox, until dropped.
+    pub fn follow(&self, agent: &Agent) -> Following {
+        Following::new(agent.life.clone(), self.inner.started)
+    }
+
+    /// What the agent says of its own presence: away until it says online.
+    pub fn set_away(&self, agent: &Agent, away: bool) {
+        agent.life.set_away(away, self.now_ms());
+    }
+
+    /// Whether it is there: it follows its inbox, a call of it is being answered, or it called
+    /// within [`ONLINE_FOR`]; and does not say that it is away.
+    pub fn presence(&self, agent: &Agent) -> Presence {
+        agent.life.presence(self.now_ms())
+    }
+
+    /// Seconds since the agent's last call, none while it follows its inbox; `None` before the
+    /// first since this node started.
     pub fn idle_s(&self, agent: &Agent) -> Option<u64> {
-        let seen = agent.seen.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.now_ms().saturating_sub(seen) / 1000)
+        agent.life.idle_ms(self.now_ms()).map(|ms| ms / 1000)
+    }
+
+    /// Resolves when an agent came, went or may be another than it was. What happens while nobody
+    /// waits is told to the next one who does.
+    pub async fn news(&self) {
+        self.inner.news.notified().await;
     }
 
     /// Writes the changed list first and shows it after, so what is shown is always on disk.
@@ -255,6 +283,7 @@ impl Agents {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = agents;
         self.inner.changed.send_modify(|changes| *changes += 1);
+        self.inner.news.notify_one();
         Ok(value)
     }
 
@@ -271,50 +300,9 @@ impl Agents {
 }
 
 impl Agent {
-    fn new(
-        local: LocalAgent,
-        created_at_ms: u64,
-        token_sha256: [u8; 32],
-        worker: Option<Arc<Attached>>,
-    ) -> Self {
-        Self {
-            local,
-            created_at_ms,
-            worker,
-            token_sha256,
-            seen: AtomicU64::new(0),
-            in_flight: AtomicUsize::new(0),
-            bucket: Mutex::new(Bucket {
-                tokens: 0.0,
-                filled: None,
-            }),
-        }
-    }
-
     /// Takes one call from the agent's allowance.
     pub(crate) fn take(&self, per_second: f64, burst: f64, now: Instant) -> bool {
-        lock(&self.bucket).take(per_second, burst, now)
-    }
-}
-
-impl Bucket {
-    fn take(&mut self, per_second: f64, burst: f64, now: Instant) -> bool {
-        let since = self
-            .filled
-            .map(|filled| now.saturating_duration_since(filled));
-        self.tokens = match since {
-            Some(since) => since
-                .as_secs_f64()
-                .mul_add(per_second, self.tokens)
-                .min(burst),
-            None => burst,
-        };
-        self.filled = Some(now);
-        if self.tokens < 1.0 {
-            return false;
-        }
-        self.tokens -= 1.0;
-        true
+        self.life.take(per_second, burst, now)
     }
 }
 
@@ -339,10 +327,11 @@ impl AgentRow {
             token_sha256: HEXLOWER.encode(&agent.token_sha256),
             created_at_ms: agent.created_at_ms,
             worker: agent.worker.as_deref().cloned(),
+            profile: (*agent.profile).clone(),
         }
     }
 
-    fn read(self) -> Option<Agent> {
+    fn read(self, news: &Arc<Notify>) -> Option<Agent> {
         let instance = HEXLOWER
             .decode(self.instance.as_bytes())
             .ok()?
@@ -353,15 +342,17 @@ impl AgentRow {
             .ok()?
             .try_into()
             .ok()?;
-        Some(Agent::new(
-            LocalAgent {
+        Some(Agent {
+            local: LocalAgent {
                 name: self.name,
                 instance,
             },
-            self.created_at_ms,
-            hash,
-            self.worker.map(Arc::new),
-        ))
+            created_at_ms: self.created_at_ms,
+            worker: self.worker.map(Arc::new),
+            profile: Arc::new(self.profile),
+            token_sha256: hash,
+            life: Life::new(news.clone()),
+        })
     }
 }
 
@@ -436,6 +427,10 @@ fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// How long an agent counts as there after a call, see [`Agents::presence`]: whoever polls twice a
+/// minute never flickers.
+pub const ONLINE_FOR: Duration = Duration::from_secs(60);
+
 /// What an agent's token begins with.
 const PREFIX: &str = "cma_";
 
@@ -444,16 +439,18 @@ const MAX_AGENTS: usize = wire::peer::MAX_DIRECTORY;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn a_token_opens_its_agent_until_it_is_rotated() {
         let (_home, state) = place();
         let agents = Agents::open(state).expect("opened");
-        let (ana, token) = agents.add(name("ana"), None).expect("added");
-        let (_, other) = agents.add(name("bob"), None).expect("added");
+        let (ana, token) = agents
+            .add(name("ana"), None, Profile::default())
+            .expect("added");
+        let (_, other) = agents
+            .add(name("bob"), None, Profile::default())
+            .expect("added");
 
         assert_eq!(
             agents.authenticate(token.reveal()).map(|a| a.local.clone()),
@@ -477,7 +474,9 @@ mod tests {
     fn the_registry_outlives_a_restart_and_its_file_holds_no_token() {
         let (_home, state) = place();
         let agents = Agents::open(state.clone()).expect("opened");
-        let (ana, token) = agents.add(name("ana"), None).expect("added");
+        let (ana, token) = agents
+            .add(name("ana"), None, Profile::default())
+            .expect("added");
 
         let again = Agents::open(state.clone()).expect("opened again");
 
@@ -496,14 +495,18 @@ mod tests {
     fn an_agent_added_again_is_another_one() {
         let (_home, state) = place();
         let agents = Agents::open(state).expect("opened");
-        let (first, token) = agents.add(name("ana"), None).expect("added");
+        let (first, token) = agents
+            .add(name("ana"), None, Profile::default())
+            .expect("added");
 
         assert!(matches!(
-            agents.add(name("ana"), None),
+            agents.add(name("ana"), None, Profile::default()),
             Err(AgentsError::Exists(_))
         ));
         agents.remove(&name("ana")).expect("removed");
-        let (second, _) = agents.add(name("ana"), None).expect("added again");
+        let (second, _) = agents
+            .add(name("ana"), None, Profile::default())
+            .expect("added again");
 
         assert_ne!(first.local.instance, second.local.instance);
         assert!(agents.authenticate(token.reveal()).is_none());
@@ -514,19 +517,22 @@ mod tests {
     }
 
     #[test]
-    fn an_allowance_refills_with_time() {
-        let start = Instant::now();
-        let mut bucket = Bucket {
-            tokens: 0.0,
-            filled: None,
-        };
+    fn what_an_agent_says_of_itself_outlives_a_restart_and_its_presence_does_not() {
+        let (_home, state) = place();
+        let agents = Agents::open(state.clone()).expect("opened");
+        let (ana, _) = agents
+            .add(name("ana"), None, Profile::default())
+            .expect("added");
+        let said = Profile::new(Some("Plans."), Vec::new()).expect("plain");
+        agents.saw(&ana);
 
-        let at_once = (0..5).filter(|_| bucket.take(1.0, 3.0, start)).count();
-        let later = (0..5)
-            .filter(|_| bucket.take(1.0, 3.0, start + Duration::from_secs(2)))
-            .count();
+        let described = agents.describe(&name("ana"), said.clone()).expect("kept");
+        assert_eq!(agents.presence(&described), Presence::Online);
 
-        assert_eq!((at_once, later), (3, 2));
+        let again = Agents::open(state).expect("opened again");
+        let found = again.named(&name("ana")).expect("there");
+        assert_eq!(*found.profile, said);
+        assert_eq!(again.presence(&found), Presence::Away);
     }
 
     fn name(text: &str) -> AgentName {

@@ -14,6 +14,7 @@
 
 mod a2a;
 mod admin;
+mod directory;
 mod extract;
 mod gate;
 mod listen;
@@ -61,6 +62,8 @@ pub trait NodeView: Send + Sync + 'static {
     /// Whether an agent of this gateway may ask that agent, as far as is known here. The error
     /// says `denied`, `unknown_gateway` or `unknown_agent`.
     fn reach(&self, to: AgentAddress, asker: AgentName) -> Later<'_, Result<(), Failure>>;
+    /// Resolves when an answer of `directory` may be another than at the call.
+    fn directory_news(&self) -> Later<'static, ()>;
     /// One probe. The error says `denied`, `unknown_gateway` or `unknown_agent`; a lost probe is
     /// no error. The caller bounds the time.
     fn ping(

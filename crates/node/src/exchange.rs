@@ -13,9 +13,10 @@ use identity::{AgentName, NodeId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::debug;
 use wire::message::MessageFrame;
-use wire::peer::{DirectoryEntry, MAX_DIRECTORY, PeerFrame};
+use wire::peer::{DirectoryEntry, PeerFrame};
 
-use crate::control::{ControlInput, Event as ControlEvent};
+use crate::control::{ControlInput, Event as ControlEvent, Status};
+use crate::directories::{Known, Own, Rights, Told};
 use crate::messages::PeerInput;
 use crate::sessions::{SessionCommand, SessionEvent};
 use crate::world::World;
@@ -23,8 +24,6 @@ use crate::world::World;
 /// What the rest of the node asks.
 #[derive(Debug)]
 pub enum ExchangeCommand {
-    /// The agents that each peer in session says I may reach.
-    Directories(oneshot::Sender<BTreeMap<NodeId, Vec<DirectoryEntry>>>),
     /// Whether `to` is there and lets `from` reach it; `None` without an answer in time.
     Reachable {
         /// The gateway.
@@ -36,7 +35,7 @@ pub enum ExchangeCommand {
         /// The answer.
         answer: oneshot::Sender<Option<bool>>,
     },
-    /// Local agents came, went or were heard: tell the peers.
+    /// Local agents as they are now: tell the peers what they do not know.
     Agents(Vec<DirectoryEntry>),
     /// This peer's packets come from here now.
     Underlay(NodeId, Option<std::net::SocketAddr>),
@@ -58,6 +57,10 @@ pub struct ExchangePorts {
     pub to_messages: mpsc::Sender<PeerInput>,
     /// The policy and the members.
     pub world: watch::Receiver<Arc<World>>,
+    /// Who is there, by the word of beacons.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// What others told of their agents; changed also when the agents here do.
+    pub known: watch::Sender<Arc<Known>>,
 }
 
 /// The task.
@@ -65,7 +68,10 @@ pub struct Exchange {
     ports: ExchangePorts,
     peers: BTreeMap<NodeId, Peer>,
     underlay: BTreeMap<NodeId, std::net::SocketAddr>,
-    agents: Vec<DirectoryEntry>,
+    agents: Own,
+    told: BTreeMap<NodeId, Told>,
+    /// Peers without a session that should hear of something.
+    owed: BTreeMap<NodeId, Owed>,
     asked: BTreeMap<u64, (oneshot::Sender<Option<bool>>, Instant)>,
     next_token: u64,
     for_control: VecDeque<ControlInput>,
@@ -79,7 +85,12 @@ struct Peer {
     ready: bool,
     /// Frames that came before that.
     held: VecDeque<MessageFrame>,
-    directory: Vec<DirectoryEntry>,
+}
+
+/// When a peer is dialled, and how long after that again.
+struct Owed {
+    at: Instant,
+    wait: Duration,
 }
 
 impl Exchange {
@@ -89,7 +100,9 @@ impl Exchange {
             ports,
             peers: BTreeMap::new(),
             underlay: BTreeMap::new(),
-            agents: Vec::new(),
+            agents: Own::default(),
+            told: BTreeMap::new(),
+            owed: BTreeMap::new(),
             asked: BTreeMap::new(),
             next_token: 0,
             for_control: VecDeque::new(),
@@ -126,10 +139,10 @@ impl Exchange {
                     None => return,
                 },
                 changed = self.ports.world.changed() => match changed {
-                    Ok(()) => self.tell_directories().await,
+                    Ok(()) => self.handle_world().await,
                     Err(_) => return,
                 },
-                _ = tick.tick() => self.expire(),
+                _ = tick.tick() => self.handle_tick().await,
             }
         }
     }
@@ -141,7 +154,9 @@ impl Exchange {
                 let remote = self.underlay.get(&peer).copied();
                 self.for_control
                     .push_back(ControlInput::PeerUp { peer, remote });
-                self.tell_directory(peer).await;
+                self.owed.remove(&peer);
+                self.know(|known| known.handle_up(peer, Instant::now()));
+                self.tell_all(peer).await;
             }
             SessionEvent::Down(peer) => {
                 if let Some(gone) = self.peers.remove(&peer)
@@ -150,6 +165,7 @@ impl Exchange {
                     self.for_messages.push_back(PeerInput::Down(peer));
                 }
                 self.for_control.push_back(ControlInput::PeerDown(peer));
+                self.know(|known| known.handle_down(peer, Instant::now()));
             }
             SessionEvent::Message(peer, frame) => match self.peers.get_mut(&peer) {
                 Some(known) if !known.ready => {
@@ -176,12 +192,13 @@ impl Exchange {
                     let _ = answer.send(Some(reachable));
                 }
             }
-            PeerFrame::Directory(mut agents) => {
-                agents.truncate(MAX_DIRECTORY);
-                if let Some(known) = self.peers.get_mut(&peer) {
-                    known.directory = agents;
-                }
+            PeerFrame::Directory(agents) if self.peers.contains_key(&peer) => {
+                self.know(|known| known.handle_directory(peer, agents, Instant::now()));
             }
+            PeerFrame::News { changed, gone } if self.peers.contains_key(&peer) => {
+                self.know(|known| known.handle_news(peer, changed, &gone, Instant::now()));
+            }
+            PeerFrame::Directory(_) | PeerFrame::News { .. } => {}
             frame => self.for_control.push_back(ControlInput::Peer(peer, frame)),
         }
     }
@@ -211,13 +228,6 @@ impl Exchange {
 
     async fn handle_command(&mut self, command: ExchangeCommand) {
         match command {
-            ExchangeCommand::Directories(answer) => {
-                let known = self
-                    .peers
-                    .iter()
-                    .map(|(id, peer)| (*id, peer.directory.clone()));
-                let _ = answer.send(known.collect());
-            }
             ExchangeCommand::Reachable {
                 peer,
                 from,
@@ -244,8 +254,10 @@ impl Exchange {
                 .await;
             }
             ExchangeCommand::Agents(agents) => {
-                self.agents = agents;
-                self.tell_directories().await;
+                if self.agents.set(agents, Instant::now()) {
+                    self.know(|_| {});
+                    self.tell_news(false).await;
+                }
             }
             ExchangeCommand::Underlay(peer, remote) => {
                 match remote {
@@ -259,30 +271,98 @@ impl Exchange {
     /// Whether an agent of that peer may reach one of mine that exists.
     fn reaches_here(&self, peer: NodeId, from: &AgentName, to: &AgentName) -> bool {
         let world = self.ports.world.borrow();
-        let exists = self.agents.iter().any(|entry| entry.name == *to);
-        exists && world.reachable((peer, Some(from)), (world.node, to))
+        self.agents.has(to) && world.reachable((peer, Some(from)), (world.node, to))
     }
 
-    async fn tell_directories(&self) {
-        for peer in self.peers.keys() {
-            self.tell_directory(*peer).await;
+    /// What agents there may do here may be something else.
+    async fn handle_world(&mut self) {
+        {
+            let world = self.ports.world.borrow_and_update().clone();
+            let is_member = |node: &NodeId| world.members.contains_key(node);
+            self.told.retain(|node, _| is_member(node));
+            self.owed.retain(|node, _| is_member(node));
+            if self
+                .ports
+                .known
+                .borrow()
+                .gateways()
+                .any(|(node, _)| !is_member(node))
+            {
+                self.know(|known| known.retain(is_member));
+            }
         }
+        self.tell_news(true).await;
+    }
+
+    async fn handle_tick(&mut self) {
+        self.expire();
+        let now = Instant::now();
+        let whole = self.told.iter().filter(|(_, told)| told.wants_whole(now));
+        let whole = whole.map(|(peer, _)| *peer);
+        let whole: Vec<_> = whole.filter(|peer| self.peers.contains_key(peer)).collect();
+        for peer in whole {
+            self.tell_all(peer).await;
+        }
+        self.dial_owed(now).await;
+    }
+
+    /// Tells whoever is in session what it does not know, and dials whoever is not: sessions end
+    /// while there is nothing to say.
+    async fn tell_news(&mut self, all: bool) {
+        let (now, world) = (Instant::now(), self.ports.world.borrow().clone());
+        let mut frames = Vec::new();
+        for (peer, told) in &mut self.told {
+            let rights = rights(&world, *peer);
+            if self.peers.contains_key(peer) {
+                frames.extend(
+                    self.agents
+                        .tell(told, rights, now)
+                        .map(|frame| (*peer, frame)),
+                );
+            } else if self.agents.is_news(told, rights, all) {
+                self.owed.entry(*peer).or_insert(Owed {
+                    at: now,
+                    wait: DIAL_AGAIN,
+                });
+            }
+        }
+        for (peer, frame) in frames {
+            self.tell(peer, frame).await;
+        }
+        self.dial_owed(now).await;
     }
 
     /// The agents here that some agent there may reach: others are none of its business.
-    async fn tell_directory(&self, peer: NodeId) {
-        let agents = {
-            let world = self.ports.world.borrow();
-            let visible =
-                |entry: &&DirectoryEntry| world.reachable((peer, None), (world.node, &entry.name));
-            self.agents
-                .iter()
-                .filter(visible)
-                .take(MAX_DIRECTORY)
-                .cloned()
-                .collect()
-        };
-        self.tell(peer, PeerFrame::Directory(agents)).await;
+    async fn tell_all(&mut self, peer: NodeId) {
+        let world = self.ports.world.borrow().clone();
+        let told = self.told.entry(peer).or_default();
+        let frame = self
+            .agents
+            .tell_all(told, rights(&world, peer), Instant::now());
+        self.tell(peer, frame).await;
+    }
+
+    /// Whoever a beacon says is gone dials itself when it is back.
+    async fn dial_owed(&mut self, now: Instant) {
+        let status = self.ports.status.borrow().clone();
+        let gone = |peer| status.map_live && matches!(status.presence.get(peer), Some((false, _)));
+        let mut due = Vec::new();
+        for (peer, owed) in &mut self.owed {
+            if owed.at <= now && !gone(peer) {
+                owed.at = now + owed.wait;
+                owed.wait = (owed.wait * 2).min(DIAL_AGAIN_MOST);
+                due.push(*peer);
+            }
+        }
+        for peer in due {
+            self.command(SessionCommand::Dial(peer)).await;
+        }
+    }
+
+    fn know(&self, change: impl FnOnce(&mut Known)) {
+        self.ports
+            .known
+            .send_modify(|known| change(Arc::make_mut(known)));
     }
 
     async fn tell(&self, peer: NodeId, frame: PeerFrame) {
@@ -304,6 +384,18 @@ impl Exchange {
     }
 }
 
+/// What agents of a peer may do with those here.
+fn rights(world: &World, peer: NodeId) -> impl Fn(&AgentName) -> Rights {
+    move |agent| {
+        let (from, to) = ((peer, None), (world.node, agent));
+        match world.reachable(from, to) {
+            false => Rights::None,
+            true if world.may_stream(from, to) => Rights::Streams,
+            true => Rights::Some,
+        }
+    }
+}
+
 fn send_first<T>(permit: mpsc::OwnedPermit<T>, queue: &mut VecDeque<T>) {
     if let Some(first) = queue.pop_front() {
         permit.send(first);
@@ -315,3 +407,13 @@ const MAX_WAITING: usize = 512;
 
 /// A peer in session answers within a round trip; 2 s is a lost one.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// A dial takes up to 15 s; whoever could not be told is dialled again after this, and then more and
+/// more rarely.
+const DIAL_AGAIN: Duration = Duration::from_secs(20);
+
+/// See [`DIAL_AGAIN`].
+const DIAL_AGAIN_MOST: Duration = Duration::from_secs(900);
+
+#[cfg(test)]
+mod tests;

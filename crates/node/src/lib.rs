@@ -8,6 +8,7 @@ pub mod api;
 mod candidates;
 pub mod config;
 pub mod control;
+mod directories;
 mod exchange;
 pub mod files;
 mod links;

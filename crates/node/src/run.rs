@@ -13,11 +13,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 use tunnel::Link;
-use wire::peer::ROUTER_PORT;
+use wire::peer::{Presence, ROUTER_PORT};
 use zeroize::Zeroizing;
 
 use crate::a2a;
-use crate::agents::Agents;
+use crate::agents::{Agent, Agents};
 use crate::api::Api;
 use crate::candidates::Candidates;
 use crate::config::Config;
@@ -140,6 +140,7 @@ pub async fn run(
     });
 
     let (exchange_commands, for_exchange) = mpsc::channel(QUEUE);
+    let (known, known_seen) = watch::channel(Arc::default());
     let exchange = Exchange::new(ExchangePorts {
         commands: for_exchange,
         sessions: from_sessions,
@@ -148,6 +149,8 @@ pub async fn run(
         to_control: inputs.clone(),
         to_messages: message_ends.inputs,
         world: world.clone(),
+        status: status.clone(),
+        known,
     });
 
     let (observed, observed_seen) = watch::channel(BTreeMap::new());
@@ -184,6 +187,7 @@ pub async fn run(
         exchange: exchange_commands.clone(),
         messages: messages.clone(),
         agents: agents.clone(),
+        known: known_seen,
         control: inputs.clone(),
     });
     let keeper = AddressKeeper {
@@ -431,21 +435,31 @@ async fn follow_policy(
     }
 }
 
-/// Tells the exchange which agents are here, when that changes, and now and then how idle they are.
+/// Tells the exchange which agents are here and how they are, when that changes: at once, and once a
+/// second where it goes on changing. Whoever is away and calls all the same is told of once a minute.
 async fn tell_agents(agents: Agents, exchange: mpsc::Sender<ExchangeCommand>) {
-    let (mut told, mut told_at) = (Vec::new(), None::<Instant>);
-    let mut look = tokio::time::interval(Duration::from_secs(1));
+    let (mut told, mut told_at) = (None, Instant::now());
     loop {
-        look.tick().await;
-        let now = local_directory(&agents);
-        let names: Vec<_> = now.iter().map(|entry| entry.name.clone()).collect();
-        let stale = told_at.is_none_or(|at| at.elapsed() > DIRECTORY_AGE);
-        if names != told || stale && !names.is_empty() {
-            (told, told_at) = (names, Some(Instant::now()));
-            if exchange.send(ExchangeCommand::Agents(now)).await.is_err() {
+        let list = agents.list();
+        let now: Vec<_> = list
+            .iter()
+            .map(|agent| (agent.clone(), agents.presence(agent)))
+            .collect();
+        let same = |told: &Vec<(Arc<Agent>, Presence)>| {
+            let pairs = told.iter().zip(&now);
+            let same = pairs.filter(|((a, was), (b, is))| Arc::ptr_eq(a, b) && was == is);
+            told.len() == now.len() && same.count() == now.len()
+        };
+        if !told.as_ref().is_some_and(same) || told_at.elapsed() > DIRECTORY_AGE {
+            (told, told_at) = (Some(now), Instant::now());
+            let local = ExchangeCommand::Agents(local_directory(&agents));
+            if exchange.send(local).await.is_err() {
                 return;
             }
+            tokio::time::sleep(LOOK).await;
         }
+        // Nothing tells that an agent has been silent for long enough.
+        let _ = tokio::time::timeout(LOOK, agents.news()).await;
     }
 }
 
@@ -567,5 +581,8 @@ pub(crate) const QUEUE: usize = 1024;
 /// Addresses kept for each peer: its router may give it another now and then.
 const MAX_LAST_GOOD: usize = 4;
 
-/// How old the idle times in a directory may grow.
+/// How often the agents here are looked at, and the most often that peers hear of them.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How old the idle time of an agent that is away and calls may grow at its peers.
 const DIRECTORY_AGE: Duration = Duration::from_secs(60);

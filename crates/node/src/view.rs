@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::api::{
     AgentEntry, BeaconStatus, Failure, Isolation, KillApplied, MapStatus, NodeStatus, Path,
@@ -17,16 +17,18 @@ use policy::{MessageRequest, Verb, Verdict};
 use router::{Authority, BLOCKED, CUT_OFF};
 use tokio::sync::{mpsc, oneshot, watch};
 use tunnel::{FlowStatus, Link};
-use wire::peer::DirectoryEntry;
+use wire::peer::{DirectoryEntry, Presence};
+use wire::profile::Profile;
 
 use crate::agents::Agents;
 use crate::api::{Later, NodeView, PingTarget, denied};
 use crate::control::{self, ControlInput, KillError};
+use crate::directories::{Known, Reach};
 use crate::exchange::ExchangeCommand;
 use crate::links::BeaconLink;
 use crate::messages::Messages;
 use crate::plane::PlaneCommand;
-use crate::world::{ENFORCES, World};
+use crate::world::{ENFORCES, World, WorldMember};
 
 /// The node as the local API sees it.
 pub struct View {
@@ -44,6 +46,8 @@ pub struct View {
     pub messages: Messages,
     /// The agents here.
     pub agents: Agents,
+    /// The agents elsewhere.
+    pub known: watch::Receiver<Arc<Known>>,
     /// Where a kill file goes.
     pub control: mpsc::Sender<ControlInput>,
 }
@@ -87,6 +91,22 @@ impl NodeView for View {
                 return Err(failure_of(&denial));
             }
             self.check_agent(&world, peer, &to, Some(asker)).await
+        })
+    }
+
+    fn directory_news(&self) -> Later<'static, ()> {
+        let (mut known, mut world) = (self.known.clone(), self.world.clone());
+        let mut status = self.status.clone();
+        known.mark_unchanged();
+        world.mark_unchanged();
+        status.mark_unchanged();
+        Box::pin(async move {
+            // Their senders end with the node.
+            let _ = tokio::select! {
+                changed = known.changed() => changed,
+                changed = world.changed() => changed,
+                changed = status.changed() => changed,
+            };
         })
     }
 
@@ -219,44 +239,73 @@ impl View {
         }
     }
 
-    /// Every agent in session that the policy lets the asker reach, and those of this gateway.
+    /// Every agent that some gateway told of and the policy lets the asker reach, and those of this
+    /// gateway.
     async fn reachable_agents(&self, asker: Option<&AgentName>) -> Vec<AgentEntry> {
-        let (answer, directories) = oneshot::channel();
-        let asked = self
-            .exchange
-            .send(ExchangeCommand::Directories(answer))
-            .await;
-        let mut directories: BTreeMap<NodeId, Vec<DirectoryEntry>> = match asked {
-            Ok(()) => directories.await.unwrap_or_default(),
-            Err(_) => BTreeMap::new(),
-        };
         let world = self.world.borrow().clone();
-        directories.insert(world.node, local_directory(&self.agents));
+        let known = self.known.borrow().clone();
         let status = self.status.borrow().clone();
+        let heard: BTreeMap<NodeId, Duration> = match known.gateways().next() {
+            Some(_) => self.heard().await,
+            None => BTreeMap::new(),
+        };
+        let now = Instant::now();
         let mut entries = Vec::new();
-        for (node, agents) in directories {
-            let Some(member) = world.members.get(&node) else {
+        let mut list = |member: &WorldMember, reach: Reach, agent: DirectoryEntry| {
+            let (from, to) = ((world.node, asker), (member.node, &agent.name));
+            let itself = member.node == world.node && Some(&agent.name) == asker;
+            if itself || !world.reachable(from, to) {
+                return;
+            }
+            let here = member.node == world.node;
+            entries.push(AgentEntry {
+                online: reach == Reach::Up,
+                presence: match (reach, agent.presence) {
+                    (Reach::Down(_), _) => api::Presence::Offline,
+                    (Reach::Up, Presence::Online) => api::Presence::Online,
+                    (Reach::Up, Presence::Away) => api::Presence::Away,
+                },
+                last_seen_s: agent.idle_s,
+                streams: (here || agent.streams) && world.may_stream(from, to),
+                description: agent.profile.description().map(Into::into),
+                skills: shown_skills(&agent.profile),
+                address: AgentAddress {
+                    agent: agent.name,
+                    node: member.name.clone(),
+                },
+            });
+        };
+        if let Some(me) = world.members.get(&world.node) {
+            local_directory(&self.agents)
+                .into_iter()
+                .for_each(|agent| list(me, Reach::Up, agent));
+        }
+        for (node, gateway) in known.gateways() {
+            let Some(member) = world.members.get(node) else {
                 continue;
             };
-            for agent in agents {
-                let may = world.reachable((world.node, asker), (node, &agent.name));
-                if may && !(node == world.node && Some(&agent.name) == asker) {
-                    entries.push(AgentEntry {
-                        address: AgentAddress {
-                            agent: agent.name,
-                            node: member.name.clone(),
-                        },
-                        online: node == world.node
-                            || status.presence.get(&node).is_none_or(|(online, _)| *online),
-                        last_seen_s: agent.idle_s,
-                    });
-                }
+            let beacon = status.presence.get(node).filter(|_| status.map_live);
+            let reach = reach_of(
+                beacon.copied(),
+                heard.get(node).copied(),
+                gateway.in_session,
+            );
+            for agent in gateway.agents(reach, now) {
+                list(member, reach, agent);
             }
         }
         entries.sort_by(|a, b| {
             (&a.address.node, &a.address.agent).cmp(&(&b.address.node, &b.address.agent))
         });
         entries
+    }
+
+    /// How long ago each peer was heard.
+    async fn heard(&self) -> BTreeMap<NodeId, Duration> {
+        let peers = self.peers().await.into_iter();
+        peers
+            .filter_map(|peer| Some((peer.node, peer.last_heard?)))
+            .collect()
     }
 
     async fn probe(&self, target: PingTarget, asker: Option<AgentName>) -> Result<Ping, Failure> {
@@ -509,8 +558,42 @@ pub fn local_directory(agents: &Agents) -> Vec<DirectoryEntry> {
     let entry = |agent: Arc<crate::agents::Agent>| DirectoryEntry {
         name: agent.local.name.clone(),
         idle_s: agents.idle_s(&agent),
+        presence: agents.presence(&agent),
+        // That is for the policy to say.
+        streams: false,
+        profile: (*agent.profile).clone(),
     };
     agents.list().into_iter().map(entry).collect()
+}
+
+/// How it stands with a gateway, by a live beacon's word (is it there, and when was it last), how
+/// long ago its tunnel was heard, and whether there is a session. A session of a gateway that died
+/// stays for a while, and a gateway without a beacon may be there all the same.
+fn reach_of(beacon: Option<(bool, UnixTime)>, heard: Option<Duration>, in_session: bool) -> Reach {
+    let recent = heard.is_some_and(|ago| ago < RECENT);
+    match beacon {
+        Some((true, _)) => Reach::Up,
+        Some((false, seen)) => {
+            let gone_s = now().0.saturating_sub(seen.0);
+            let since = |ago: Duration| ago.as_secs() + BEACON_LATE_S < gone_s;
+            match recent && heard.is_some_and(since) {
+                true => Reach::Up,
+                false => Reach::Down(Some(gone_s)),
+            }
+        }
+        None if in_session || recent => Reach::Up,
+        None => Reach::Down(None),
+    }
+}
+
+/// What an agent says that it can do, for the API.
+pub(crate) fn shown_skills(profile: &Profile) -> Vec<api::Skill> {
+    let skill = |skill: &wire::profile::Skill| api::Skill {
+        id: skill.id.to_string(),
+        name: skill.name.as_deref().map(Into::into),
+        description: skill.description.as_deref().map(Into::into),
+    };
+    profile.skills().iter().map(skill).collect()
 }
 
 fn beacon_status(link: &BeaconLink) -> BeaconStatus {
@@ -550,3 +633,28 @@ fn now() -> UnixTime {
 
 /// A peer heard within this time is online whatever a beacon says: three heartbeats of 20 s.
 const RECENT: Duration = Duration::from_secs(60);
+
+/// What is heard of a gateway within this time of when a beacon last saw it was its last.
+const BEACON_LATE_S: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beacon_s_word_counts_unless_the_gateway_was_heard_since() {
+        let gone = |ago: u64| Some((false, UnixTime(now().0 - ago)));
+        let ago = |s| Some(Duration::from_secs(s));
+        let up = |beacon, heard, session| reach_of(beacon, heard, session) == Reach::Up;
+
+        assert!(up(Some((true, now())), None, false));
+        assert!(
+            !up(gone(30), ago(30), true),
+            "it died, and its session is still open"
+        );
+        assert!(up(gone(30), ago(3), false), "it lost the beacon alone");
+        assert!(!up(gone(500), ago(100), true));
+        assert!(up(None, None, true) && up(None, ago(3), false));
+        assert!(!up(None, ago(100), false));
+    }
+}

@@ -14,7 +14,7 @@ use identity::{
     AgentName, BoundedClock, IdentityPublic, MeshName, NodeId, NodeName, Order, Tag, UnixTime,
     UserName,
 };
-use policy::{Denial, Feature, MessageRequest, Policy, Verdict};
+use policy::{Denial, Feature, MessageRequest, Policy, Verb, Verdict};
 use router::Authority;
 
 pub use kills::Kills;
@@ -103,17 +103,34 @@ impl World {
     /// Whether an agent there (any, without a name) may do anything to an agent here. For
     /// directories and pings; messages are judged one by one.
     pub fn reachable(&self, from: (NodeId, Option<&AgentName>), to: (NodeId, &AgentName)) -> bool {
+        !self.cut(from, to)
+            && self
+                .policy
+                .as_ref()
+                .is_some_and(|WorldPolicy { policy, .. }| {
+                    policy.reachable((&from.0, from.1), (&to.0, to.1), self.at)
+                })
+    }
+
+    /// The same for asking with parts of the answer as they come.
+    pub fn may_stream(&self, from: (NodeId, Option<&AgentName>), to: (NodeId, &AgentName)) -> bool {
+        !self.cut(from, to)
+            && self
+                .policy
+                .as_ref()
+                .is_some_and(|WorldPolicy { policy, .. }| {
+                    policy.reachable_by(Verb::Stream, (&from.0, from.1), (&to.0, to.1), self.at)
+                })
+    }
+
+    /// Whether a kill stands between the two.
+    fn cut(&self, from: (NodeId, Option<&AgentName>), to: (NodeId, &AgentName)) -> bool {
         let from_agent = from.1.map(|agent| (from.0, agent));
-        if self.kills.gateway(&from.0).is_some()
+        self.kills.gateway(&from.0).is_some()
             || [from_agent, Some(to)]
                 .into_iter()
                 .flatten()
                 .any(|end| self.kills.denial(end).is_some())
-        {
-            return false;
-        }
-        let policy = self.policy.as_ref().map(|policy| &policy.policy);
-        policy.is_some_and(|policy| policy.reachable((&from.0, from.1), (&to.0, to.1), self.at))
     }
 
     /// By which time a question is judged that is asked at `now`: never an earlier one than that

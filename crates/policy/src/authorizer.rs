@@ -187,6 +187,27 @@ impl Policy {
         dst: (&NodeId, &AgentName),
         at: UnixTime,
     ) -> bool {
+        self.granted(src, dst, at, |_| true)
+    }
+
+    /// The same of one verb.
+    pub fn reachable_by(
+        &self,
+        verb: Verb,
+        src: (&NodeId, Option<&AgentName>),
+        dst: (&NodeId, &AgentName),
+        at: UnixTime,
+    ) -> bool {
+        self.granted(src, dst, at, |rule| rule.msg.contains(verb))
+    }
+
+    fn granted(
+        &self,
+        src: (&NodeId, Option<&AgentName>),
+        dst: (&NodeId, &AgentName),
+        at: UnixTime,
+        fits: impl Fn(&ResolvedRule) -> bool,
+    ) -> bool {
         let Some(resolved) = &self.resolved else {
             return false;
         };
@@ -200,9 +221,11 @@ impl Policy {
         };
         !blocked(from, src.1)
             && !blocked(to, Some(dst.1))
-            && resolved
-                .message_rules(from, to)
-                .any(|rule| is_open(rule, from, at) && names_agents(rule, from, to, (src.1, dst.1)))
+            && resolved.message_rules(from, to).any(|rule| {
+                fits(rule)
+                    && is_open(rule, from, at)
+                    && names_agents(rule, from, to, (src.1, dst.1))
+            })
     }
 
     /// The packets that may enter `local` at a moment. The router's UDP port is open to a peer

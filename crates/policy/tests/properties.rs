@@ -271,6 +271,8 @@ proptest! {
                 }
                 let some_verb = naive::may(&rules, &machines, ends.0, ends.1, None);
                 prop_assert_eq!(policy.reachable((&id(src), Some(from)), (&id(dst), to), NOW), some_verb);
+                let streams = naive::may(&rules, &machines, ends.0, ends.1, Some("stream"));
+                prop_assert_eq!(policy.reachable_by(Verb::Stream, (&id(src), Some(from)), (&id(dst), to), NOW), streams);
                 any |= some_verb;
             }
             // The three agents stand for all: the rules name no other.

@@ -126,17 +126,27 @@ impl Router {
     ) -> Result<Led, Refusal> {
         let row = self.inbox.by_id.get(&(from, led));
         let entry = row.and_then(|row| self.inbox.entries.get(row));
-        let (node, sender, key, cause) = match entry.map(|entry| &entry.content) {
+        let (node, from, key, cause, sequence) = match entry.map(|entry| &entry.content) {
             Some(Content::Letter { letter, .. }) => {
-                (letter.node, &letter.from.agent, letter.key, letter.cause)
+                let of = letter.sequence;
+                (letter.node, &letter.from, letter.key, letter.cause, of)
             }
-            Some(Content::Known(known)) => (known.node, &known.from.agent, known.key, known.cause),
-            None => return Err(Refusal::UnknownCause),
+            Some(Content::Known(known)) => {
+                let of = known.sequence;
+                (known.node, &known.from, known.key, known.cause, of)
+            }
+            _ => return Err(Refusal::UnknownCause),
         };
-        let back = (node, sender) == to;
+        // A notice was made here, about the agent that it names.
+        let notice = sequence == 0;
+        let other = match notice {
+            true => self.authority.node_named(&from.node),
+            false => Some(node),
+        };
+        let back = other == Some(to.0) && from.agent == *to.1;
         Ok(Led {
             cause: cause.next(back),
-            by: Some((node, key)),
+            by: (!notice).then_some((node, key)),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use policy::Verdict;
-use wire::message::{Cause, Kind, MessageFrame, MessageKey, Nack, Stage};
+use wire::message::{Kind, MessageFrame, MessageKey, Nack, Stage};
 use wire::{InstanceId, MessageId};
 
 use crate::inbox::{Content, Holder, Phase};
@@ -165,6 +165,7 @@ impl Router {
             instance: sent.instance,
         };
         let (of, from) = (sent.id, sent.to.clone());
+        let cause = sent.cause.next(true);
         let room = self
             .inbox
             .mailboxes
@@ -187,7 +188,8 @@ impl Router {
             epoch: self.epoch,
             sequence: 0,
             subject: Subject::Failure { of, error },
-            cause: Cause::none(id),
+            // Who answers a failure goes on with the same chain.
+            cause,
             conversation: None,
             created_at_ms: id.unix_ms(),
             ttl_ms,

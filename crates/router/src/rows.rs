@@ -96,6 +96,8 @@ pub struct Sent {
     pub expects_reply: bool,
     /// Whether its parts may come before it.
     pub stream: bool,
+    /// What led to it.
+    pub cause: Cause,
     /// The answer that came.
     pub reply: Option<MessageId>,
     /// How far it came.

@@ -999,6 +999,7 @@ impl Outgoing {
             hash,
             expects_reply,
             stream: envelope.kind == Kind::Stream,
+            cause: envelope.cause,
             reply: None,
             state: State::Accepted,
             error: None,

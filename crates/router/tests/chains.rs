@@ -77,6 +77,28 @@ fn both_sides_hear_of_a_loop_once() {
 }
 
 #[test]
+fn who_answers_the_notice_of_a_loop_is_still_in_it() {
+    let mut pair = Pair::new();
+    pair.sides[B].router.set_budgets(Budgets {
+        bounces: 1,
+        ..Budgets::default()
+    });
+    let first = pair.tell("ping");
+    let shown = pair.receive(B, 1).remove(0);
+    answer(&mut pair, B, Origin::Message(shown.id)).expect_err("a loop");
+    pair.settle();
+    let notice = pair.receive(A, 10).remove(0);
+    assert_eq!((notice.cause.root, notice.cause.bounces), (first, 1));
+    pair.ack(A, notice.id).expect("shown");
+    pair.settle();
+
+    answer(&mut pair, A, Origin::Message(notice.id)).expect("within the bound of this side");
+
+    let next = pair.receive(B, 1);
+    assert!(next.is_empty(), "and beyond that of the other");
+}
+
+#[test]
 fn what_nothing_led_to_goes_back_and_forth_as_often_as_it_likes() {
     let mut pair = Pair::new();
     for n in 0..50 {

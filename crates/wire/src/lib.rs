@@ -5,6 +5,7 @@
 //! ([`probe`]). Decoders are total and bounded, and each has a fuzz target.
 #![forbid(unsafe_code)]
 
+mod bounded;
 pub mod frame;
 pub mod link;
 pub mod map;
@@ -12,6 +13,7 @@ pub mod message;
 pub mod parts;
 pub mod peer;
 pub mod probe;
+pub mod profile;
 
 pub use identity::NodeId;
 pub use message::{Envelope, InstanceId, MessageId, MessageKey};

@@ -4,6 +4,7 @@
 mod bounds;
 mod durability;
 mod kill;
+mod openclaw;
 mod outage;
 mod paths;
 mod privacy;
@@ -25,10 +26,25 @@ fn main() {
     if let Some(what) = uncaged.as_ref().filter(|_| missing.is_none()) {
         eprintln!("the test in a cage is ignored: {what}");
     }
+    // Installing OpenClaw is for those who ask for its tests.
+    let wanted = openclaw::TESTS.iter().any(|(name, _)| {
+        arguments
+            .filter
+            .as_ref()
+            .is_none_or(|filter| name.contains(filter))
+    });
+    let unclawed = match wanted && missing.is_none() && !arguments.list {
+        true => netns_tests::openclaw::available().err(),
+        false => None,
+    };
+    if let Some(what) = &unclawed {
+        eprintln!("the tests with OpenClaw are ignored: {what}");
+    }
     let stories = [
         outage::TESTS,
         durability::TESTS,
         kill::TESTS,
+        openclaw::TESTS,
         bounds::TESTS,
         paths::TESTS,
         privacy::TESTS,
@@ -36,7 +52,10 @@ fn main() {
         the_lab::TESTS,
     ];
     let trials = stories.concat().into_iter().map(|(name, test)| {
-        let ignored = missing.is_some() || uncaged.is_some() && name == bounds::CAGED;
+        let claws = openclaw::TESTS.iter().any(|(claw, _)| *claw == name);
+        let ignored = missing.is_some()
+            || uncaged.is_some() && name == bounds::CAGED
+            || unclawed.is_some() && claws;
         let trial = Trial::test(name, move || {
             test();
             Ok(())

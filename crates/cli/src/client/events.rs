@@ -119,5 +119,5 @@ impl Stream {
 
 const MESSAGE: &str = "message";
 
-/// The largest body, escaped, and what surrounds it.
-const EVENT_MAX: usize = 6 * wire::message::MAX_BODY + (64 << 10);
+/// The largest body, escaped; or every agent of a large mesh, with all that it says of itself.
+const EVENT_MAX: usize = 16 << 20;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{
-    AgentAdd, AgentAdded, AgentEntry, Failure, Health, KillRequest, LocalAgentEntry, LocalAgents,
-    Path as Way, Ping, PingRequest, Timestamp, WorkerSet, WorkerSetAnswer,
+    AgentAdd, AgentAdded, Failure, Health, KillRequest, LocalAgentEntry, LocalAgents, Path as Way,
+    Ping, PingRequest, Timestamp, WorkerSet, WorkerSetAnswer,
 };
 use axum::extract::{Path, State as Shares};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -16,8 +16,9 @@ use tracing::info;
 use super::extract::{Anyone, AsAdmin, Json};
 use super::messages::NoFields;
 use super::refused::{Refused, json};
-use super::{PingTarget, Shared, metrics};
+use super::{PingTarget, Shared, directory, metrics};
 use crate::agents::{Agent, AgentToken};
+use crate::view::shown_skills;
 use crate::workers::{AttachError, Attached, Secret};
 
 pub(super) async fn list(Shares(shared): Shares<Arc<Shared>>, AsAdmin { .. }: AsAdmin) -> Response {
@@ -49,8 +50,9 @@ pub(super) async fn add(
     AsAdmin { uid }: AsAdmin,
     Json(add): Json<AgentAdd>,
 ) -> Result<Response, Refused> {
+    let profile = directory::checked(add.description, add.skills)?;
     let (worker, secret) = attached(add.worker, add.worker_secret)?;
-    let (agent, token) = shared.agents.add(add.name, worker)?;
+    let (agent, token) = shared.agents.add(add.name, worker, profile)?;
     if let Err(error) = shared.messages.add_agent(&agent.local).await {
         // An agent without an inbox would lose what it is sent.
         shared.agents.remove(&agent.local.name)?;
@@ -122,18 +124,6 @@ pub(super) async fn remove(
     shared.tasks.remove_agent(agent.local.instance).await;
     info!(target: "crabmesh::audit", uid, agent = %agent.local.name, "an agent was removed");
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-pub(super) async fn agents(
-    Shares(shared): Shares<Arc<Shared>>,
-    Anyone(caller): Anyone,
-) -> Response {
-    let asker = caller.agent().map(|agent| agent.local.name.clone());
-    let mut agents: Vec<AgentEntry> = shared.view.directory(asker.as_ref()).await;
-    agents.sort_by(|a, b| {
-        (&a.address.node, &a.address.agent).cmp(&(&b.address.node, &b.address.agent))
-    });
-    json(StatusCode::OK, &api::Agents { agents })
 }
 
 pub(super) async fn ping(
@@ -252,6 +242,9 @@ impl Shared {
             name: agent.local.name.clone(),
             created_at: Timestamp(agent.created_at_ms),
             idle_s: self.agents.idle_s(agent),
+            presence: self.presence(agent),
+            description: agent.profile.description().map(Into::into),
+            skills: shown_skills(&agent.profile),
             worker: self.workers.status(agent),
         }
     }
@@ -293,7 +286,7 @@ fn attached(
     }
 }
 
-fn agent_name(text: &str) -> Result<AgentName, Refused> {
+pub(super) fn agent_name(text: &str) -> Result<AgentName, Refused> {
     text.parse()
         .map_err(|error: identity::ParseNameError| Refused::schema(error.to_string()))
 }

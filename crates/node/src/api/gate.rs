@@ -205,7 +205,7 @@ impl Shared {
 
 impl InFlight {
     fn enter(agent: &Arc<Agent>, most: usize) -> Option<Self> {
-        let count: &AtomicUsize = &agent.in_flight;
+        let count: &AtomicUsize = &agent.life.in_flight;
         if count.fetch_add(1, Ordering::Relaxed) >= most {
             count.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -216,7 +216,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.life.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

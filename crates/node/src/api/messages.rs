@@ -115,9 +115,12 @@ pub(super) async fn stream(
     Query(NoFields {}): Query<NoFields>,
 ) -> Result<Response, Refused> {
     let follow = shared.messages.follow(&agent.local).await?;
+    let following = shared.agents.follow(&agent);
     let mut stopping = shared.stopping.clone();
     let stopped = async move { stopping.changed().await };
     let events = follow.take_until(Box::pin(stopped)).map(move |followed| {
+        // It is online as long as this stream lives.
+        let _ = &following;
         Ok::<_, Infallible>(match followed {
             Followed::Delivery(delivery) => {
                 let received = shared.received(delivery);

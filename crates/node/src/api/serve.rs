@@ -30,7 +30,7 @@ use super::gate::{Caller, Peer};
 use super::listen::{ApiError, Listeners, admin_token};
 use super::observe::Seen;
 use super::refused::Refused;
-use super::{ApiConfig, Counters, NodeView, Shared, a2a, admin, mcp, messages, parts};
+use super::{ApiConfig, Counters, NodeView, Shared, a2a, admin, directory, mcp, messages, parts};
 use crate::a2a::Tasks;
 use crate::agents::Agents;
 use crate::messages::Messages;
@@ -271,7 +271,9 @@ fn router(shared: Arc<Shared>) -> Router {
             get(parts::follow).post(parts::publish),
         )
         .route("/mcp", get(mcp::serve).post(mcp::serve).delete(mcp::serve))
-        .route("/v1/agents", get(admin::agents))
+        .route("/v1/agents", get(directory::agents))
+        .route("/v1/agents/stream", get(directory::stream))
+        .route("/v1/profile", post(directory::profile))
         .route("/v1/ping", post(admin::ping))
         .route("/v1/health", get(admin::health))
         .route("/v1/metrics", get(admin::metrics))
@@ -285,6 +287,7 @@ fn router(shared: Arc<Shared>) -> Router {
         )
         .route("/v1/admin/agents/{name}/rotate", post(admin::rotate))
         .route("/v1/admin/agents/{name}/worker", post(admin::attach))
+        .route("/v1/admin/agents/{name}/profile", post(directory::describe))
         .route("/v1/admin/kill", post(admin::kill))
         .route("/a2a", get(a2a::list))
         .route("/a2a/{gateway}/{agent}", post(a2a::rpc))

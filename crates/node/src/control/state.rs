@@ -399,7 +399,10 @@ impl State {
                     self.gossip.handle_document(&peer, kind);
                 }
             }
-            PeerFrame::Directory(_) | PeerFrame::Ping { .. } | PeerFrame::Pong { .. } => {}
+            PeerFrame::Directory(_)
+            | PeerFrame::News { .. }
+            | PeerFrame::Ping { .. }
+            | PeerFrame::Pong { .. } => {}
         }
         self.tell_ready();
     }

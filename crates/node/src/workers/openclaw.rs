@@ -216,8 +216,12 @@ impl OpenClaw {
         if fault.retryable {
             return fault.unavailable();
         }
+        if fault.is_forbidden {
+            return WorkError::unreachable(
+                "the gateway does not let us write; hint: one that is older than 2026.5 has to be updated",
+            );
+        }
         match &*fault.code {
-            "FORBIDDEN" => WorkError::unreachable("the gateway does not give us operator.write"),
             // Whatever is asked again under this key is answered so again.
             _ if accepted => WorkError::never(TURN_FAILED),
             "INVALID_REQUEST" => match self.knows_agent(link).await {

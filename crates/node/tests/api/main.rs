@@ -4,6 +4,7 @@
 mod mcp;
 mod parts;
 mod place;
+mod profile;
 mod workers;
 
 use api::{Access, Route};

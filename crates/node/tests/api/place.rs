@@ -34,6 +34,7 @@ pub struct Place {
     pub state: StateDir,
     tokens: BTreeMap<String, String>,
     pub stop: Option<oneshot::Sender<()>>,
+    directory: watch::Sender<Vec<AgentEntry>>,
     _world: watch::Sender<Arc<World>>,
     _peers: Peers,
     _home: TempDir,
@@ -106,17 +107,11 @@ impl Place {
         let supervisor = Supervisor::new(agents.clone(), messages.clone(), || None);
         let workers = supervisor.workers();
         tokio::spawn(supervisor.run(std::future::pending()));
-        let api = Api::bind(
-            &state,
-            config,
-            agents,
-            workers,
-            messages,
-            tasks,
-            Arc::new(Played),
-        )
-        .await
-        .expect("bound");
+        let (directory, seen) = watch::channel(vec![coder()]);
+        let played = Arc::new(Played { directory: seen });
+        let api = Api::bind(&state, config, agents, workers, messages, tasks, played)
+            .await
+            .expect("bound");
         let endpoints = api.endpoints().clone();
         let (stop, stopped) = oneshot::channel();
         tokio::spawn(api.run(async {
@@ -130,6 +125,7 @@ impl Place {
             state,
             tokens: BTreeMap::new(),
             stop: Some(stop),
+            directory,
             _world: world_in,
             _peers: Peers {
                 _inputs: inputs,
@@ -193,6 +189,16 @@ impl Place {
     pub async fn follow(&self, name: &str) -> Events {
         self.events(&self.agent(name), "GET", "/v1/messages/stream", "")
             .await
+    }
+
+    pub async fn watch(&self, name: &str) -> Events {
+        self.events(&self.agent(name), "GET", "/v1/agents/stream", "")
+            .await
+    }
+
+    /// What the rest of the node knows of agents elsewhere.
+    pub fn set_agents(&self, change: impl FnOnce(&mut Vec<AgentEntry>)) {
+        self.directory.send_modify(change);
     }
 
     /// A call whose answer is a stream of events.
@@ -359,7 +365,9 @@ async fn head(lines: &mut BufReader<Box<dyn Io>>) -> (u16, Option<usize>) {
 }
 
 /// The rest of the node.
-struct Played;
+struct Played {
+    directory: watch::Receiver<Vec<AgentEntry>>,
+}
 
 impl NodeView for Played {
     fn own_name(&self) -> Option<NodeName> {
@@ -394,15 +402,9 @@ impl NodeView for Played {
     fn directory(&self, asker: Option<&AgentName>) -> Later<'_, Vec<AgentEntry>> {
         let known = asker.is_some();
         Box::pin(async move {
-            let address = "coder@gw-b".parse().expect("an address");
-            if known {
-                vec![AgentEntry {
-                    address,
-                    online: true,
-                    last_seen_s: None,
-                }]
-            } else {
-                Vec::new()
+            match known {
+                true => self.directory.borrow().clone(),
+                false => Vec::new(),
             }
         })
     }
@@ -413,6 +415,14 @@ impl NodeView for Played {
                 "gw-b" => Ok(()),
                 _ => Err(Failure::new("unknown_gateway", "no such gateway")),
             }
+        })
+    }
+
+    fn directory_news(&self) -> Later<'static, ()> {
+        let mut directory = self.directory.clone();
+        directory.mark_unchanged();
+        Box::pin(async move {
+            let _ = directory.changed().await;
         })
     }
 
@@ -454,6 +464,18 @@ impl NodeView for Played {
 
     fn metrics(&self) -> Later<'_, String> {
         Box::pin(async { "played 1\n".to_owned() })
+    }
+}
+
+fn coder() -> AgentEntry {
+    AgentEntry {
+        address: "coder@gw-b".parse().expect("an address"),
+        online: true,
+        presence: api::Presence::Away,
+        last_seen_s: None,
+        streams: false,
+        description: None,
+        skills: Vec::new(),
     }
 }
 

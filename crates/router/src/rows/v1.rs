@@ -68,8 +68,7 @@ pub struct Sent {
     to: AgentAddress,
     hash: [u8; 16],
     expects_reply: bool,
-    #[serde(rename = "depth")]
-    _depth: u8,
+    depth: u8,
     reply: Option<MessageId>,
     state: State,
     error: Option<Failure>,
@@ -173,6 +172,7 @@ impl From<Sent> for super::Sent {
             hash: it.hash,
             expects_reply: it.expects_reply,
             stream: false,
+            cause: cause(it.id, it.depth),
             reply: it.reply,
             state: it.state,
             error: it.error,

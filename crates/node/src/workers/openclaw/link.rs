@@ -39,6 +39,8 @@ pub(super) struct Fault {
     pub(super) code: String,
     detail: String,
     pub(super) retryable: bool,
+    /// It is not the request: who asks may not.
+    pub(super) is_forbidden: bool,
     after: Option<Duration>,
 }
 
@@ -195,9 +197,15 @@ impl Link {
 impl Fault {
     fn read(error: &Value) -> Self {
         let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (code, detail) = (word(&error["code"]), word(&error["details"]["code"]));
+        // Gateways before 2026.5 say so in words alone.
+        let in_words = error["message"].as_str().unwrap_or_default();
         Self {
-            code: word(&error["code"]),
-            detail: word(&error["details"]["code"]),
+            is_forbidden: code == "FORBIDDEN"
+                || detail == "MISSING_SCOPE"
+                || in_words.starts_with("missing scope"),
+            code,
+            detail,
             retryable: error["retryable"] == true,
             after: error["retryAfterMs"].as_u64().map(Duration::from_millis),
         }

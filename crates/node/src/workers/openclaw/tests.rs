@@ -152,6 +152,15 @@ async fn a_turn_that_is_refused_or_fails() {
     for (plan, agent, expected) in [
         (Plan::RefuseTurn(busy), "main", later),
         (
+            Plan::RefuseTurn(
+                json!({"code": "INVALID_REQUEST", "message": "missing scope: operator.write"}),
+            ),
+            "main",
+            WorkError::unreachable(
+                "the gateway does not let us write; hint: one that is older than 2026.5 has to be updated",
+            ),
+        ),
+        (
             Plan::RefuseTurn(invalid.clone()),
             "main",
             WorkError::never("the gateway does not take the message"),
