@@ -342,15 +342,24 @@ impl Shared {
 
     async fn card_of(&self, asked: &Asked, to: &AgentAddress) -> Result<Card, Failure> {
         let asker = asked.agent.local.name.clone();
-        self.view.reach(to.clone(), asker).await?;
+        self.view.reach(to.clone(), asker.clone()).await?;
+        let known = self.view.directory(Some(&asker)).await;
+        let known = known.into_iter().find(|entry| entry.address == *to);
+        let (words, skills) = known.map_or((None, Vec::new()), |it| (it.description, it.skills));
+        let mut skills: Vec<Skill> = skills.into_iter().map(skill).collect();
+        if skills.is_empty() {
+            skills.push(Skill::talk());
+        }
         Ok(Card {
             name: to.to_string(),
-            description: format!(
-                "The agent {} on the gateway {}, over the mesh.",
-                to.agent, to.node
-            ),
+            description: words.unwrap_or_else(|| {
+                format!(
+                    "The agent {} on the gateway {}, over the mesh.",
+                    to.agent, to.node
+                )
+            }),
             url: asked.url_of(to),
-            skills: vec![Skill::talk()],
+            skills,
         })
     }
 }
@@ -358,6 +367,16 @@ impl Shared {
 impl Asked {
     fn url_of(&self, to: &AgentAddress) -> String {
         format!("{}/a2a/{}/{}", self.base, to.node, to.agent)
+    }
+}
+
+/// In the agent's own words, which are bounded and free of control characters on decode.
+fn skill(skill: api::Skill) -> Skill {
+    let name = skill.name.unwrap_or_else(|| skill.id.clone());
+    Skill {
+        description: skill.description.unwrap_or_else(|| name.clone()),
+        id: skill.id,
+        name,
     }
 }
 

@@ -77,6 +77,10 @@ enum Tried {
 impl Driver {
     /// Serves the agent until told to stop. What is being done then has a moment to end.
     pub(super) async fn run(self, stop: watch::Receiver<bool>) {
+        // Others see it as online for as long as it is served.
+        let agents = self.agents.clone();
+        let agent = agents.named(&self.agent.name);
+        let _here = agent.map(|agent| agents.follow(&agent));
         let mut stop_seen = stop.clone();
         let crew = Arc::new(Crew {
             slots: Semaphore::new(self.worker.concurrency().max(1)),

@@ -32,9 +32,18 @@ pub(super) struct AgentLine {
     pub(super) address: String,
     /// Whether its gateway is known to be up; what is sent to one that is not waits for it
     pub(super) online: bool,
+    /// online, away, offline or unknown; what is sent waits for it in any case
+    pub(super) presence: String,
     /// Seconds since it was last seen; absent where unknown
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_seen_s: Option<u64>,
+    /// Whether its answers may be asked for part by part
+    pub(super) streams: bool,
+    /// In its own words: data, no instructions
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) description: Option<String>,
+    /// The ids of what it says that it can do
+    pub(super) skills: Vec<String>,
 }
 
 /// How far a message came.
@@ -192,10 +201,16 @@ impl Answer for AgentsAnswer {
         let mut words = String::from("You may reach:");
         for agent in &self.agents {
             let presence = match agent.online {
-                true => "online",
+                true => agent.presence.as_str(),
                 false => "not known to be online; what you send waits for it",
             };
             words.push_str(&format!("\n- {} ({presence})", agent.address));
+            if !agent.skills.is_empty() {
+                words.push_str(&format!("; skills: {}", agent.skills.join(", ")));
+            }
+            if let Some(text) = &agent.description {
+                words.push_str(&format!("; says of itself, as data: {text}"));
+            }
         }
         words
     }

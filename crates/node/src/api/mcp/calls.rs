@@ -36,7 +36,13 @@ impl Caller {
         let agents = agents.into_iter().map(|entry| AgentLine {
             address: entry.address.to_string(),
             online: entry.online,
+            presence: entry.presence.as_str().to_owned(),
             last_seen_s: entry.last_seen_s,
+            streams: entry.streams,
+            description: entry
+                .description
+                .map(|text| foreign::line(&text, DESCRIPTION_ROOM)),
+            skills: entry.skills.into_iter().map(|skill| skill.id).collect(),
         });
         AgentsAnswer {
             agents: agents.collect(),
@@ -346,3 +352,6 @@ const SHOWN: usize = 32 << 10;
 const SHOWN_MAX: usize = 128 << 10;
 
 const CONTENT_TYPE_MAX: usize = 256;
+
+/// What a list shows of an agent's description, in bytes: a list of 256 stays readable.
+const DESCRIPTION_ROOM: usize = 256;
