@@ -33,7 +33,7 @@ pub struct WorkerSet {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Worker>,
     /// `http`: the secret that signs, `whsec_` and base64; made by the node where absent. `a2a`: the
-    /// bearer, where the server wants one. Never shown again.
+    /// bearer, and `openclaw`: the gateway's token, where one is wanted. Never shown again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_secret: Option<String>,
 }
@@ -81,6 +81,21 @@ pub enum Worker {
         /// As with `http`.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         insecure_http: bool,
+    },
+    /// Each message is a turn of an agent of an OpenClaw gateway on this host, and what it says last
+    /// is the reply.
+    Openclaw {
+        /// The gateway's WebSocket: `ws` on this host.
+        url: String,
+        /// Its id in the gateway; `main` where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+        /// How long one try may take; 120 where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_s: Option<u64>,
+        /// Messages at once, of different senders; 4 where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        concurrency: Option<usize>,
     },
 }
 
@@ -178,6 +193,7 @@ impl Worker {
             Self::Http { .. } => "http",
             Self::Exec { .. } => "exec",
             Self::A2a { .. } => "a2a",
+            Self::Openclaw { .. } => "openclaw",
         }
     }
 }

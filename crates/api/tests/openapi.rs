@@ -401,7 +401,7 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
         },
     );
     request("HeartbeatRequest", &HeartbeatRequest { hold_s: Some(30) });
-    for worker in [None, Some(http()), Some(exec())] {
+    for worker in [None, Some(http()), Some(exec()), Some(openclaw())] {
         let add = AgentAdd {
             name: name(),
             worker: worker.clone(),
@@ -421,6 +421,7 @@ fn every_request_is_valid_by_the_document_and_unknown_fields_are_refused_by_name
     }
     request("Worker", &http());
     request("Worker", &exec());
+    request("Worker", &openclaw());
     let add = AgentAdd {
         name: name(),
         worker: None,
@@ -549,6 +550,15 @@ fn http() -> Worker {
 fn exec() -> Worker {
     Worker::Exec {
         command: vec!["./answer.sh".into(), "-v".into()],
+        timeout_s: Some(30),
+        concurrency: Some(2),
+    }
+}
+
+fn openclaw() -> Worker {
+    Worker::Openclaw {
+        url: "ws://127.0.0.1:18789".into(),
+        agent: Some("ops".into()),
         timeout_s: Some(30),
         concurrency: Some(2),
     }

@@ -34,8 +34,8 @@ pub enum Command {
     Describe(Describe),
     /// Attach an agent in another way; its token stays, and a new secret is made for --http
     #[command(
-        after_help = "Without --http, --a2a or --exec the agent calls the API itself from now on. What is being worked on is
-done again.
+        after_help = "Without --http, --a2a, --openclaw or --exec the agent calls the API itself from now on. What is
+being worked on is done again.
 
 Examples:
   crabmesh agent set coder --http https://agent.example.com/hook
@@ -237,6 +237,7 @@ const ADD_HELP: &str = "Examples:
   crabmesh agent add planner
   crabmesh agent add coder --http http://127.0.0.1:8080/messages
   crabmesh agent add writer --a2a http://127.0.0.1:41241/ --bearer-file bearer.txt
+  crabmesh agent add main --openclaw ws://127.0.0.1:18789 --secret-file gateway-token
   crabmesh agent add tester --timeout 10m --exec /usr/local/bin/run-tests --quick
 
 --http: each message is a POST of its body, with Crabmesh-From (the verified agent@gateway) and
@@ -246,6 +247,11 @@ again until the message expires; 500 and no answer in time five times; any other
 
 --a2a: each message is posted to an A2A server (1.0, else 0.3), and what comes of its task is the
 reply. It is posted once: after a broken connection or a restart its task is asked for.
+
+--openclaw: each message is a turn of an agent of the OpenClaw gateway on this host, in a session of
+its sender, and what the agent says last is the reply. --secret-file has the gateway's token
+(gateway.auth); crabmesh asks for operator.write with it, and shows it to nobody. A turn that did not
+end within --timeout goes on and is waited for again; one that the gateway says failed never is.
 
 --exec: each message is a run of CMD, with the body on its stdin and in its environment what
 `crabmesh recv --exec` gives. What it prints is the reply; any exit but 0 is tried again, five times

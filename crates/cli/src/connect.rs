@@ -12,6 +12,7 @@ mod files;
 mod gateway;
 mod journal;
 mod openclaw;
+mod plain;
 mod plugin;
 mod undo;
 
@@ -45,6 +46,9 @@ pub struct OpenclawArgs {
     /// Only this agent, under that name on the mesh; again for more [default: every agent]
     #[arg(long = "agent", value_name = "ID[=NAME]")]
     pub agents: Vec<String>,
+    /// Ask the gateway by its WebSocket, and let it ask by MCP; by itself where it loads no plugins
+    #[arg(long)]
+    pub without_plugin: bool,
     /// Print what would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -137,6 +141,7 @@ Examples:
   crabmesh connect openclaw --dry-run              what would change
   crabmesh connect openclaw                        every agent, under its own name
   crabmesh connect openclaw --agent main=planner   one agent, under another name
+  crabmesh connect openclaw --without-plugin       for a gateway that is older than the plugin
 
 Run it as the user of the gateway, while `crabmesh up` runs. A running gateway takes the change over
 by itself.";

@@ -276,6 +276,95 @@ fn a_link_is_followed_and_the_environment_is_read() {
 }
 
 #[test]
+fn without_the_plugin_the_node_asks_the_gateway_and_the_gateway_the_node() {
+    const BEFORE: &str = "{\n  // mine\n  gateway: {port: 18799, auth: {token: 'the-gateways-own'}},\n  agents: {entries: {main: {}, ops: {}}},\n}\n";
+    let node = Node::up();
+    let claw = node.claw(BEFORE);
+    ok(&node.state, &["agent", "add", "ops"], "");
+    fs::set_permissions(&claw.config, fs::Permissions::from_mode(0o644)).expect("ours");
+
+    let dry = claw.connect(&["--without-plugin", "--dry-run"]);
+    assert_eq!(claw.text(), BEFORE);
+    assert!(!claw.ours().exists());
+    let said = claw.connect(&["--without-plugin"]);
+
+    for change in dry.lines().filter_map(|line| line.strip_prefix("would: ")) {
+        assert!(said.contains(change), "{change} was planned: {said}");
+    }
+    for word in [
+        "speaks as main",
+        "can be read by others",
+        "headers.Authorization = a token",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(
+        !said.contains("the-gateways-own") && !said.contains("cma_"),
+        "{said}"
+    );
+    let listed = ok(&node.state, &["agent", "list"], "");
+    for way in [
+        "openclaw ws://127.0.0.1:18799 (main)",
+        "openclaw ws://127.0.0.1:18799 (ops)",
+    ] {
+        assert!(listed.contains(way), "{listed}");
+    }
+    let server = &claw.value()["mcp"]["servers"]["mesh"];
+    assert_eq!(server["transport"], "streamable-http");
+    let credentials = fs::read_to_string(claw.credentials()).expect("there");
+    let credentials: Value = serde_json::from_str(&credentials).expect("JSON");
+    let token = credentials["agents"]["main"]["token"]
+        .as_str()
+        .expect("one");
+    assert_eq!(
+        server["headers"]["Authorization"],
+        format!("Bearer {token}")
+    );
+    assert!(claw.value()["plugins"].is_null() && claw.text().contains("// mine"));
+
+    let (config, again) = (claw.text(), claw.connect(&[]));
+    assert!(again.starts_with("nothing to change"), "{again}");
+    assert_eq!(claw.text(), config);
+
+    // A new token of the gateway is taken over.
+    fs::write(&claw.config, config.replace("the-gateways-own", "another")).expect("ours");
+    let said = claw.connect(&[]);
+    assert!(said.contains("agent main is served"), "{said}");
+    assert!(claw.connect(&[]).starts_with("nothing to change"));
+
+    claw.disconnect(&[]);
+    assert_eq!(claw.text(), BEFORE.replace("the-gateways-own", "another"));
+    assert_eq!(node.agents(), ["ops"]);
+    let listed = ok(&node.state, &["agent", "list"], "");
+    assert!(listed.contains("its own calls"), "{listed}");
+}
+
+#[test]
+fn a_gateway_that_loads_no_plugins_is_connected_without_ours() {
+    let node = Node::up();
+    let claw = node.claw("{plugins: {enabled: false}, gateway: {auth: {mode: 'none'}}}");
+    ok(&node.state, &["agent", "add", "main", "--exec", "cat"], "");
+
+    fails(&node.state, 2, &claw.line("connect", &[]), "");
+    assert!(!claw.ours().exists(), "what others attached is not touched");
+    let said = claw.connect(&["--agent", "main=planner"]);
+
+    assert!(
+        said.contains("without the plugin: plugins are switched off"),
+        "{said}"
+    );
+    assert!(!claw.ours().join("plugin").exists());
+    assert_eq!(node.agents(), ["main", "planner"]);
+    claw.disconnect(&[]);
+    assert_eq!(node.agents(), ["main"]);
+    let listed = ok(&node.state, &["agent", "list"], "");
+    assert!(
+        listed.contains("exec cat"),
+        "what others attached stays: {listed}"
+    );
+}
+
+#[test]
 fn without_a_node_nothing_happens() {
     let home = tempfile::tempdir().expect("a directory");
     let config = home.path().join("openclaw.json");

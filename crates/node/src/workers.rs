@@ -16,6 +16,7 @@ mod driver;
 pub mod exec;
 mod health;
 mod http;
+mod openclaw;
 mod parts;
 mod supervisor;
 
@@ -166,7 +167,12 @@ impl Attached {
                 let made = http::make_secret()?;
                 (Some(made.clone()), Some(made))
             }
-            (::api::Worker::Http { .. } | ::api::Worker::A2a { .. }, given) => (given, None),
+            (
+                ::api::Worker::Http { .. }
+                | ::api::Worker::A2a { .. }
+                | ::api::Worker::Openclaw { .. },
+                given,
+            ) => (given, None),
             (_, None) => (None, None),
             (_, Some(_)) => {
                 let kind = settings.kind();
@@ -219,6 +225,16 @@ impl Attached {
                 let bounds = Bounds::of(*timeout_s, *concurrency, a2a::CONCURRENCY)?;
                 let bearer = self.secret.as_ref();
                 Arc::new(a2a::A2a::new(url, *insecure_http, bearer, posted, bounds)?)
+            }
+            ::api::Worker::Openclaw {
+                url,
+                agent,
+                timeout_s,
+                concurrency,
+            } => {
+                let bounds = Bounds::of(*timeout_s, *concurrency, openclaw::CONCURRENCY)?;
+                let (agent, token) = (agent.as_deref(), self.secret.as_ref());
+                Arc::new(openclaw::OpenClaw::new(url, agent, token, bounds)?)
             }
             other => {
                 let kind = other.kind();

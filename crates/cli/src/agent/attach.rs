@@ -10,7 +10,8 @@ use crate::duration;
 use crate::failure::Failure;
 use crate::terminal::printable;
 
-/// Without --http, --a2a or --exec the agent calls the API itself: `recv`, or a program of its own.
+/// Without --http, --a2a, --openclaw or --exec the agent calls the API itself: `recv`, or a program of
+/// its own.
 #[derive(Debug, clap::Args)]
 pub struct AttachArgs {
     /// Have the node POST each message to URL, signed; what it answers is the reply
@@ -22,17 +23,23 @@ pub struct AttachArgs {
     /// The bearer for --a2a is in FILE (- is stdin), or in CRABMESH_A2A_BEARER
     #[arg(long, value_name = "FILE", requires = "a2a")]
     pub bearer_file: Option<PathBuf>,
+    /// Have the node give each message to the OpenClaw gateway of this host, by its WebSocket
+    #[arg(long, value_name = "WS_URL", conflicts_with_all = ["exec", "http", "a2a"])]
+    pub openclaw: Option<String>,
+    /// The agent's id in the OpenClaw gateway [default: main]
+    #[arg(long, value_name = "ID", requires = "openclaw")]
+    pub openclaw_agent: Option<String>,
     /// How long one message may take [default: 2m]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub timeout: Option<Duration>,
-    /// Messages at once, of different senders [default: 8, and 1 with --exec]
+    /// Messages at once, of different senders [default: 8, 4 with --openclaw, 1 with --exec]
     #[arg(long, value_name = "N")]
     pub concurrency: Option<usize>,
     /// Let --http or --a2a leave this host without TLS: whoever is on the way reads and answers
-    #[arg(long, conflicts_with = "exec")]
+    #[arg(long, conflicts_with_all = ["exec", "openclaw"])]
     pub insecure_http: bool,
-    /// Sign with the secret in FILE (- is stdin) and make none: whsec_ and base64
-    #[arg(long, value_name = "FILE", requires = "http")]
+    /// FILE (- is stdin) has the secret that signs, whsec_ and base64; or the OpenClaw gateway's token
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["exec", "a2a"])]
     pub secret_file: Option<PathBuf>,
     /// Have the node run CMD for each message, as the node's own user; must be the last option
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
@@ -51,6 +58,15 @@ impl AttachArgs {
         }
         let timeout_s = self.timeout.map(|timeout| timeout.as_secs().max(1));
         let concurrency = self.concurrency;
+        if let Some(url) = self.openclaw {
+            let worker = Worker::Openclaw {
+                url,
+                agent: self.openclaw_agent,
+                timeout_s,
+                concurrency,
+            };
+            return Ok((Some(worker), secret));
+        }
         if let Some(url) = self.a2a {
             let worker = Worker::A2a {
                 url,
@@ -74,8 +90,11 @@ impl AttachArgs {
             }),
             (None, None) if timeout_s.is_some() || concurrency.is_some() => {
                 return Err(Failure::usage(
-                    "--timeout and --concurrency are for --http, --a2a and --exec",
+                    "--timeout and --concurrency are for --http, --a2a, --openclaw and --exec",
                 ));
+            }
+            (None, None) if secret.is_some() => {
+                return Err(Failure::usage("--secret-file is for --http and --openclaw"));
             }
             (None, None) => None,
         };
@@ -116,6 +135,10 @@ pub fn way(worker: Option<&WorkerStatus>) -> String {
         None => "its own calls".to_owned(),
         Some(Worker::Http { url, .. }) => format!("http {}", printable(url)),
         Some(Worker::A2a { url, .. }) => format!("a2a {}", printable(url)),
+        Some(Worker::Openclaw { url, agent, .. }) => {
+            let agent = agent.as_deref().unwrap_or("main");
+            format!("openclaw {} ({})", printable(url), printable(agent))
+        }
         Some(Worker::Exec { command, .. }) => {
             let words: Vec<String> = command.iter().map(|word| printable(word)).collect();
             let mut line = format!("exec {}", words.join(" "));

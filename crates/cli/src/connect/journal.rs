@@ -29,6 +29,15 @@ pub struct Journal {
     pub edits: Vec<Edit>,
     /// The agents that were not on the mesh before.
     pub agents: Vec<AgentName>,
+    /// Whether it was connected without the plugin.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
+    /// The agents that the node was told to serve by the gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub served: Vec<AgentName>,
+    /// Of the gateway's token, as it was told to the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_sha256: Option<String>,
 }
 
 /// The credentials file: the node's API, and a token for each OpenClaw agent.

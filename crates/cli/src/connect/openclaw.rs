@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use api::{AgentAdd, AgentAdded, Agents, LocalAgents};
+use api::{AgentAdd, AgentAdded, Agents, LocalAgents, WorkerSet, WorkerSetAnswer};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -12,6 +12,7 @@ use super::document::{Document, DocumentError, Edit};
 use super::files::{self, Owner};
 use super::gateway::{self, Agent, Place};
 use super::journal::{Credential, Credentials, Journal};
+use super::plain::{self, Plain};
 use super::{OpenclawArgs, Teller, plugin};
 use crate::client::{self, Client};
 use crate::context::Context;
@@ -42,12 +43,19 @@ pub fn connect(args: &OpenclawArgs, context: &Context) -> Result<(), Failure> {
         }
         (Err(error), true) => return Err(gateway.unusable(error)),
     };
+    let mut teller = Teller::new(context.output(), args.dry_run);
+    if let Ok(document) = &parsed {
+        let config = document.value().map_err(|error| gateway.unusable(&error))?;
+        if gateway.goes_without_plugin(args, &config, &teller)? {
+            let plain = Plain::of(&config)?;
+            return connect_plain(args, context, gateway, document, &agents, &plain);
+        }
+    }
     let ids = gateway.ids(&agents);
     let configuration = match parsed.and_then(|document| gateway.configure(&document, &ids)) {
         Ok((text, edits)) => Configuration::Edited { text, edits },
         Err(error) => Configuration::Refused(error),
     };
-    let mut teller = Teller::new(context.output(), args.dry_run);
     let mut client = Client::for_admin(context)?;
     let api = format!("http://{}", client::loopback(context)?);
     context.block_on(async move {
@@ -65,7 +73,85 @@ pub fn connect(args: &OpenclawArgs, context: &Context) -> Result<(), Failure> {
     })
 }
 
+/// The same without the plugin. An agent's token is part of the configuration, so the agents come
+/// first.
+fn connect_plain(
+    args: &OpenclawArgs,
+    context: &Context,
+    gateway: Gateway,
+    document: &Document,
+    agents: &[Agent],
+    plain: &Plain,
+) -> Result<(), Failure> {
+    let mut teller = Teller::new(context.output(), args.dry_run);
+    let mut client = Client::for_admin(context)?;
+    let api = format!("http://{}", client::loopback(context)?);
+    context.block_on(async move {
+        let mut work = Work {
+            gateway,
+            teller: &mut teller,
+            dry_run: args.dry_run,
+        };
+        let unchanged = Configuration::Edited {
+            text: work.gateway.text.clone(),
+            edits: Vec::new(),
+        };
+        work.gateway.journal.plain = true;
+        work.must_be_free(&mut client, agents, plain).await?;
+        work.note_intent(&mut client, agents, &unchanged).await?;
+        work.register(&mut client, context, agents, api.clone())
+            .await?;
+        work.serve(&mut client, agents, plain).await?;
+        let Some(speaker) = plain::speaker(agents) else {
+            return Ok(());
+        };
+        let edited = plain::configure(document, speaker, &work.gateway.credentials, &api);
+        let configuration = match edited {
+            Ok((text, edits)) => Configuration::Edited { text, edits },
+            Err(error) => {
+                return Err(Failure::failed(format!(
+                    "{} is not changed: {error}",
+                    work.gateway.place.config.display()
+                )));
+            }
+        };
+        work.note_intent(&mut client, agents, &configuration)
+            .await?;
+        work.write_configuration(&configuration)?;
+        work.conclude_plain(speaker)
+    })
+}
+
 impl Gateway {
+    /// Whether this gateway is asked without the plugin: as it was at first, else as was asked for,
+    /// else where the plugin cannot be.
+    fn goes_without_plugin(
+        &self,
+        args: &OpenclawArgs,
+        config: &Value,
+        teller: &Teller,
+    ) -> Result<bool, Failure> {
+        if self.journal.plain {
+            return Ok(true);
+        }
+        let has_plugin = !self.journal.edits.is_empty();
+        if has_plugin && args.without_plugin {
+            return Err(Failure::usage("this gateway is connected with the plugin")
+                .hint("`crabmesh disconnect openclaw` first"));
+        }
+        if has_plugin || args.without_plugin {
+            return Ok(args.without_plugin);
+        }
+        let version = plain::version(std::env::var_os("PATH"));
+        match plain::obstacle(config, version) {
+            Some(why) => {
+                teller.remark(&format!("without the plugin: {why}"))?;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
     fn open(args: &OpenclawArgs) -> Result<Self, Failure> {
         let place = Place::find(args.gateway.config.as_deref(), |name| {
             std::env::var_os(name)
@@ -291,6 +377,100 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Nothing is taken from another worker, not even a token.
+    async fn must_be_free(
+        &self,
+        client: &mut Client,
+        agents: &[Agent],
+        plain: &Plain,
+    ) -> Result<(), Failure> {
+        let there: LocalAgents = client.get("/v1/admin/agents").await?;
+        for Agent { id, name } in agents {
+            let known = there.agents.iter().find(|agent| agent.name == *name);
+            let Some(status) = known.and_then(|agent| agent.worker.as_ref()) else {
+                continue;
+            };
+            let ours = self.gateway.journal.served.contains(name);
+            if !ours && !plain.serves(id, &status.worker) {
+                return Err(Failure::usage(format!(
+                    "agent {name} is served by a worker `{}` already",
+                    status.worker.kind()
+                ))
+                .hint(format!("choose another name: --agent {id}=NAME")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the node ask the gateway for each agent.
+    async fn serve(
+        &mut self,
+        client: &mut Client,
+        agents: &[Agent],
+        plain: &Plain,
+    ) -> Result<(), Failure> {
+        let there: LocalAgents = client.get("/v1/admin/agents").await?;
+        let token_sha256 = plain.token.as_ref().map(|token| files::hash(token));
+        let same_token = self.gateway.journal.token_sha256 == token_sha256;
+        for Agent { id, name } in agents {
+            let known = there.agents.iter().find(|agent| agent.name == *name);
+            let worker = known
+                .and_then(|agent| agent.worker.as_ref())
+                .map(|status| &status.worker);
+            if worker.is_some_and(|worker| plain.serves(id, worker)) && same_token {
+                continue;
+            }
+            self.teller.change(&format!(
+                "agent {name} is served by agent {id} of the gateway at {}",
+                plain.url
+            ))?;
+            if self.dry_run {
+                continue;
+            }
+            if !self.gateway.journal.served.contains(name) {
+                self.gateway.journal.served.push(name.clone());
+                self.gateway
+                    .journal
+                    .write(&self.gateway.place, self.gateway.owner)?;
+            }
+            let set = WorkerSet {
+                worker: Some(plain.worker(id)),
+                worker_secret: plain.token.as_ref().map(|token| token.to_string()),
+            };
+            let path = format!("/v1/admin/agents/{name}/worker");
+            let _: WorkerSetAnswer = client.post(&path, &set).await?;
+        }
+        if !self.dry_run && !same_token {
+            self.gateway.journal.token_sha256 = token_sha256;
+            self.gateway
+                .journal
+                .write(&self.gateway.place, self.gateway.owner)?;
+        }
+        Ok(())
+    }
+
+    fn conclude_plain(&self, speaker: &Agent) -> Result<(), Failure> {
+        if self.teller.count == 0 {
+            return self
+                .teller
+                .remark("nothing to change: this gateway is connected, without the plugin");
+        }
+        let config = &self.gateway.place.config;
+        self.teller.remark(&format!(
+            "whichever agent of the gateway calls the tools of mcp.servers.mesh, it speaks as {} on the mesh",
+            speaker.name
+        ))?;
+        if files::mode(config)? & 0o077 != 0 {
+            self.teller.remark(&format!(
+                "{} holds a token and can be read by others: chmod 600 it",
+                config.display()
+            ))?;
+        }
+        self.teller.remark(
+            "a running gateway takes this over by itself; `crabmesh agent list` says how it goes",
+        )
+    }
+
     fn write_configuration(&mut self, configuration: &Configuration) -> Result<(), Failure> {
         let Configuration::Edited { text, edits } = configuration else {
             return Ok(());
@@ -359,6 +539,10 @@ async fn works(context: &Context, token: &str) -> Result<bool, Failure> {
 /// What an edit does, in the words of the file; a container is part of what goes into it.
 fn told(edit: &Edit) -> Option<String> {
     let place = edit.place();
+    // What it holds is nobody's to read here.
+    if place.ends_with(".Authorization") && !matches!(edit, Edit::Container { .. }) {
+        return Some(format!("{place} = a token"));
+    }
     match edit {
         Edit::Container { .. } => None,
         Edit::Value { value, .. } => Some(format!("{place} = {value}")),

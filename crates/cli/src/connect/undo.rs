@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use hyper::StatusCode;
 
@@ -28,7 +29,7 @@ pub fn disconnect(args: &DisconnectOpenclawArgs, context: &Context) -> Result<()
         .map_err(|error| files::cannot("read", &place.config, &error))?;
     let (restored, told) = restored(&text, &journal, &place)?;
     // Without a node nobody can take the agents off the mesh: nothing is done by halves.
-    let mut client = match journal.agents.is_empty() {
+    let mut client = match journal.agents.is_empty() && journal.served.is_empty() {
         true => None,
         false => Some(Client::for_admin(context)?),
     };
@@ -51,6 +52,21 @@ pub fn disconnect(args: &DisconnectOpenclawArgs, context: &Context) -> Result<()
             if let (false, Some(client)) = (dry_run, &mut client) {
                 let answer = client
                     .delete_raw(&format!("/v1/admin/agents/{name}"))
+                    .await?;
+                if answer.status != StatusCode::NOT_FOUND {
+                    answer.done()?;
+                }
+            }
+        }
+        let stay = |name: &&identity::AgentName| !journal.agents.contains(name);
+        for name in journal.served.iter().filter(stay) {
+            teller.change(&format!(
+                "agent {name} is no longer served by the gateway; it stays on the mesh"
+            ))?;
+            if let (false, Some(client)) = (dry_run, &mut client) {
+                let path = format!("/v1/admin/agents/{name}/worker");
+                let answer = client
+                    .post_raw(&path, &serde_json::json!({}), Duration::ZERO)
                     .await?;
                 if answer.status != StatusCode::NOT_FOUND {
                     answer.done()?;
