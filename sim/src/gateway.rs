@@ -134,6 +134,7 @@ impl Gateway {
             key,
             rules,
         };
+        gateway.router.set_keep(KEEP);
         gateway.router.add_agent(gateway.agent.clone(), now);
         gateway.demand(now);
         gateway
@@ -164,6 +165,7 @@ impl Gateway {
             clock,
             now,
         );
+        self.router.set_keep(KEEP);
         self.demand(now);
     }
 
@@ -180,6 +182,12 @@ impl Gateway {
         self.streams
             .entry(peer)
             .or_insert_with(|| Stream::new(boot))
+    }
+
+    /// What is stored can be read at once.
+    pub fn load(&mut self, row: RowId, now: Instant) {
+        let found = self.disk.get(&(Table::Inbox, row)).cloned();
+        self.router.handle_loaded(row, found, now);
     }
 
     /// Applies what was fsynced by now.
@@ -320,6 +328,9 @@ fn bytes(seed: u64, salt: u64) -> [u8; 32] {
         .for_each(|chunk| chunk.copy_from_slice(&random.next_u64().to_le_bytes()));
     bytes
 }
+
+/// Letters of an inbox that stay in memory: few, so that the rest comes from the disk.
+const KEEP: usize = 2;
 
 /// The router's port.
 pub const PORT: u16 = 4747;

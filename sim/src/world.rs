@@ -700,6 +700,7 @@ impl World {
                         .map_or(fsync, |(at, ..)| fsync.max(*at));
                     gateway.unsynced.push_back((after, ticket, writes));
                 }
+                RouterOutput::Load(row) => gateway.load(row, now),
                 RouterOutput::Deliver { delivery, .. } => {
                     let id = ack_id(&delivery);
                     if self.acked.contains(&id) {

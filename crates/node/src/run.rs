@@ -137,7 +137,7 @@ pub async fn run(
         budgets: config.loops.into(),
         streams,
         seed: seed()?,
-    });
+    })?;
 
     let (exchange_commands, for_exchange) = mpsc::channel(QUEUE);
     let (known, known_seen) = watch::channel(Arc::default());

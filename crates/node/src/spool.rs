@@ -5,6 +5,9 @@
 //! for company: it never causes an fsync that somebody else must wait for. The log has its blocks
 //! from the start, and is moved into the database after those who wait were told.
 //!
+//! It also reads single rows of the inbox again, between commits: [`Spool::read`]. That costs no
+//! fsync, as it looks at what was told to be stored and at nothing later.
+//!
 //! **Invariants.** Stores are committed in the order in which they were submitted. When one fails,
 //! all that were submitted before the submitter heard of it fail too ([`Spool::clear_failure`]), so
 //! a later message is never stored before an earlier one. A value is sealed with AES-256-GCM under
@@ -67,21 +70,16 @@ pub struct Spool {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A spool and what was in it.
-#[derive(Debug)]
-pub struct Opened {
-    /// The writing end.
-    pub spool: Spool,
-    /// Every row that could be read.
-    pub rows: Vec<(RowId, Row)>,
+/// A spool that is open, and whose rows have yet to be read.
+pub struct Unread {
+    store: Store,
+    told_early: bool,
     /// The life of this database: random, made with it.
     pub epoch: u64,
     /// Above every row that it ever had.
     pub first_row: RowId,
     /// Where the last database was put, if it was damaged.
     pub quarantined: Option<PathBuf>,
-    /// Rows that could not be read and were set aside.
-    pub damaged: usize,
 }
 
 /// What the spool did since the start.
@@ -91,6 +89,10 @@ pub struct SpoolStats {
     pub commits: u64,
     /// Rows written and deleted.
     pub writes: u64,
+    /// Rows of the inbox that were read again.
+    pub reads: u64,
+    /// Rows that could not be read, and were set aside.
+    pub damaged: u64,
     /// Commits that failed.
     pub failures: u64,
     /// Stores that wait for their commit.
@@ -99,29 +101,15 @@ pub struct SpoolStats {
 
 impl Spool {
     /// Opens the spool of a state directory, or makes it. A damaged database is set aside under
-    /// another name, and the gateway begins with an empty one: see [`Opened::quarantined`].
-    pub fn open(state: &StateDir, durability: Durability) -> Result<Opened, SpoolError> {
+    /// another name, and the gateway begins with an empty one: see [`Unread::quarantined`].
+    pub fn open(state: &StateDir, durability: Durability) -> Result<Unread, SpoolError> {
         let (store, quarantined) = Store::open(state, durability)?;
-        let (store, loaded) = store.load()?;
-        let told_early = durability == Durability::None;
-        let shared = Arc::new(Shared::new(told_early));
-        let (epoch, first_row) = (store.epoch(), store.first_row());
-        let writers = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("spool".into())
-            .spawn(move || writer::run(store, &writers))
-            .map_err(SpoolError::Thread)?;
-        let spool = Self {
-            shared,
-            thread: Some(thread),
-        };
-        Ok(Opened {
-            spool,
-            rows: loaded.rows,
-            epoch,
-            first_row,
+        Ok(Unread {
+            told_early: durability == Durability::None,
+            epoch: store.epoch(),
+            first_row: store.first_row(),
+            store,
             quarantined,
-            damaged: loaded.damaged,
         })
     }
 
@@ -130,7 +118,17 @@ impl Spool {
         self.shared.submit(jobs);
     }
 
-    /// Resolves when more is on disk, or when a commit failed.
+    /// Asks for rows of the inbox that were told to be stored; they come by [`Spool::loaded`].
+    pub fn read(&self, rows: &mut Vec<RowId>) {
+        self.shared.read(rows);
+    }
+
+    /// The rows that were read since; `None` where one cannot be read, and is set aside.
+    pub fn loaded(&self) -> Vec<(RowId, Option<Row>)> {
+        self.shared.loaded()
+    }
+
+    /// Resolves when more is on disk, when rows were read, or when a commit failed.
     pub async fn changed(&self) {
         self.shared.changed.notified().await;
     }
@@ -156,9 +154,30 @@ impl Spool {
         SpoolStats {
             commits: self.shared.commits.load(Ordering::Relaxed),
             writes: self.shared.writes.load(Ordering::Relaxed),
+            reads: self.shared.reads.load(Ordering::Relaxed),
+            damaged: self.shared.damaged.load(Ordering::Relaxed),
             failures: self.shared.failures.load(Ordering::Relaxed),
             queued: self.shared.queued(),
         }
+    }
+}
+
+impl Unread {
+    /// Hands out every row that can be read, one at a time: those of a table in their order, the
+    /// inbox's first. Then the writing end.
+    pub fn read(self, take: impl FnMut(RowId, Row)) -> Result<Spool, SpoolError> {
+        let mut store = self.store;
+        let damaged = store.load(take)?;
+        let shared = Arc::new(Shared::new(self.told_early, damaged));
+        let writers = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("spool".into())
+            .spawn(move || writer::run(store, &writers))
+            .map_err(SpoolError::Thread)?;
+        Ok(Spool {
+            shared,
+            thread: Some(thread),
+        })
     }
 }
 

@@ -228,6 +228,8 @@ async fn live(home: &Path, base: u64, accepted: BTreeSet<u64>) {
                 a.stats().await.expect("running"),
                 b.stats().await.expect("running"),
             );
+            let damaged = here.spool.damaged + there.spool.damaged;
+            assert_eq!(damaged, 0, "a kill damages nothing");
             let rows =
                 |stats: &node::messages::Stats| stats.router.outbox_rows + stats.router.inbox_rows;
             if rows(&here) + rows(&there) == 0 {
@@ -307,13 +309,9 @@ fn plane(home: &Path, name: &str, agent: &str) -> Running {
         instance: id_of(name).0,
     };
     let spool = Spool::open(&state, Durability::Full).expect("opens after any death");
-    assert_eq!(
-        (spool.damaged, &spool.quarantined),
-        (0, &None),
-        "a kill damages nothing"
-    );
+    assert_eq!(spool.quarantined, None, "a kill damages nothing");
     let (world, world_out) = watch::channel(world_of(name));
-    let (messages, ends, plane) = start(MessagesConfig {
+    let (messages, ends, mut plane) = start(MessagesConfig {
         budgets: node::messages::Budgets::default(),
         streams: node::streams::Streams::alone(id_of(name)),
         node: id_of(name),
@@ -321,7 +319,10 @@ fn plane(home: &Path, name: &str, agent: &str) -> Running {
         spool,
         world: world_out,
         seed: [7; 32],
-    });
+    })
+    .expect("reads");
+    // So few that most of what waits is on disk alone.
+    plane.set_keep(2);
     tokio::spawn(async move {
         plane.run().await;
         drop(world);

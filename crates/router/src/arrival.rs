@@ -357,6 +357,7 @@ impl Router {
         {
             self.give_up(row, refused);
         }
+        self.put_away_if_far(row, owner);
         self.to_serve.insert(owner);
     }
 

@@ -135,7 +135,7 @@ impl Router {
                 let of = known.sequence;
                 (known.node, &known.from, known.key, known.cause, of)
             }
-            _ => return Err(Refusal::UnknownCause),
+            Some(Content::Away(_)) | None => return Err(Refusal::UnknownCause),
         };
         // A notice was made here, about the agent that it names.
         let notice = sequence == 0;

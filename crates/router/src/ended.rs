@@ -52,7 +52,7 @@ impl Router {
         if entry.cancelled {
             return Err(Refusal::Cancelled);
         }
-        if let Some((_, Phase::Storing)) = entry.letter() {
+        if matches!(entry.letter(), Some((_, Phase::Storing))) || entry.away().is_some() {
             return Err(Refusal::NotFound);
         }
         let reason = match why {
@@ -71,6 +71,7 @@ impl Router {
         match &entry.content {
             _ if entry.cancelled => Some(true),
             Content::Letter { .. } => Some(false),
+            Content::Away(away) => (!away.is_ending()).then_some(false),
             Content::Known(known) => known.open.then_some(false),
         }
     }
@@ -154,11 +155,12 @@ impl Router {
                 ..
             } => self.send_frame(peer, MessageFrame::Refused { key, nack }),
             Content::Letter { .. } => self.settle_cancelled(row),
+            Content::Away(_) => self.end_away(row, None),
             Content::Known(known) => {
                 // An agent that acked it first may still work on its answer.
                 let owner = known.owner.instance;
                 let open = std::mem::take(&mut known.open);
-                let put = Row::Inbox(InboxRow::Known(known.clone()));
+                let put = Row::Inbox(InboxRow::Known((**known).clone()));
                 entry.answered = true;
                 if open && !before {
                     self.store_some_time(vec![Write::Put(row, put)]);

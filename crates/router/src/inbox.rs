@@ -1,12 +1,14 @@
 //! The messages to here: who may see them, who saw them, and which were here before.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use identity::{AgentName, NodeId};
 use wire::message::MessageKey;
 use wire::{InstanceId, MessageId};
 
+use crate::away::{Away, Way};
 use crate::outbox::OVERHEAD;
 use crate::router::{HolderId, Ticket};
 use crate::rows::{Known, Letter, RowId, Subject};
@@ -37,19 +39,19 @@ pub(crate) struct Entry {
     pub(crate) expired: bool,
     /// Its sender took it back after it had been shown.
     pub(crate) cancelled: bool,
+    /// It was shown since it came, or since the start.
+    pub(crate) shown: bool,
     pub(crate) content: Content,
 }
 
 #[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "held in a map, never moved in bulk"
-)]
 pub(crate) enum Content {
     /// To be shown until acked.
-    Letter { letter: Letter, phase: Phase },
+    Letter { letter: Box<Letter>, phase: Phase },
+    /// To be shown in its turn, and on disk alone until then.
+    Away(Away),
     /// Acked or given up: known again, never shown.
-    Known(Known),
+    Known(Box<Known>),
 }
 
 /// Where a letter is.
@@ -77,6 +79,8 @@ pub(crate) struct Mailbox {
     pub(crate) rows: usize,
     pub(crate) bytes: usize,
     pub(crate) by_node: BTreeMap<NodeId, (usize, usize)>,
+    /// Letters came while somebody had room, and may be more than that.
+    pub(crate) burst: bool,
     /// Who wants to see more, in turn.
     pub(crate) wanting: VecDeque<HolderId>,
 }
@@ -111,6 +115,8 @@ pub(crate) struct Pair {
     pub(crate) last: Option<RowId>,
     /// Letters that are not settled.
     pub(crate) open: usize,
+    /// What those of them have in common that are away.
+    pub(crate) way: Option<Arc<Way>>,
 }
 
 /// What one node has here.
@@ -125,13 +131,14 @@ impl Entry {
     pub(crate) fn letter(&self) -> Option<(&Letter, Phase)> {
         match &self.content {
             Content::Letter { letter, phase } => Some((letter, *phase)),
-            Content::Known(_) => None,
+            Content::Away(_) | Content::Known(_) => None,
         }
     }
 
     pub(crate) fn pair_key(&self) -> PairKey {
         match &self.content {
             Content::Letter { letter, .. } => letter.pair_key(),
+            Content::Away(away) => away.pair_key(),
             Content::Known(known) => PairKey {
                 node: known.node,
                 instance: known.key.instance,
@@ -144,6 +151,7 @@ impl Entry {
     pub(crate) fn hash(&self) -> [u8; 16] {
         match &self.content {
             Content::Letter { letter, .. } => letter.hash,
+            Content::Away(away) => away.hash,
             Content::Known(known) => known.hash,
         }
     }
@@ -177,6 +185,7 @@ impl Mailbox {
             rows: 0,
             bytes: 0,
             by_node: BTreeMap::new(),
+            burst: false,
             wanting: VecDeque::new(),
         }
     }
@@ -192,14 +201,14 @@ impl Mailbox {
         }
     }
 
-    pub(crate) fn discharge(&mut self, letter: &Letter) {
+    pub(crate) fn discharge(&mut self, node: NodeId, size: usize) {
         self.rows -= 1;
-        self.bytes -= letter.size();
-        if let Some(share) = self.by_node.get_mut(&letter.node) {
+        self.bytes -= size;
+        if let Some(share) = self.by_node.get_mut(&node) {
             share.0 -= 1;
-            share.1 -= letter.size();
+            share.1 -= size;
             if share.0 == 0 {
-                self.by_node.remove(&letter.node);
+                self.by_node.remove(&node);
             }
         }
     }
@@ -224,6 +233,7 @@ impl Inbox {
         if let Some(mailbox) = self.mailboxes.get_mut(&letter.owner.instance) {
             mailbox.charge(&letter);
         }
+        let letter = Box::new(letter);
         let content = Content::Letter { letter, phase };
         self.entries.insert(
             row,
@@ -232,6 +242,7 @@ impl Inbox {
                 answered: false,
                 expired: false,
                 cancelled: false,
+                shown: false,
                 content,
             },
         );
@@ -252,7 +263,7 @@ impl Inbox {
                 self.forget_pair(&letter.pair_key());
             }
         }
-        Some(letter)
+        Some(*letter)
     }
 
     /// The letter is settled: its room is free, its id stays known.
@@ -262,7 +273,8 @@ impl Inbox {
             return None;
         };
         let known = letter.known(open);
-        let settled = std::mem::replace(&mut entry.content, Content::Known(known.clone()));
+        let now_known = Content::Known(Box::new(known.clone()));
+        let settled = std::mem::replace(&mut entry.content, now_known);
         let Content::Letter { letter, .. } = settled else {
             return None;
         };
@@ -274,7 +286,23 @@ impl Inbox {
                 .known
                 .insert(row);
         }
-        Some((letter, known))
+        Some((*letter, known))
+    }
+
+    /// Forgets a letter whose row is lost.
+    pub(crate) fn drop_away(&mut self, row: RowId) {
+        let Some(entry) = self.entries.remove(&row) else {
+            return;
+        };
+        let Content::Away(away) = entry.content else {
+            return;
+        };
+        let (owner, node, key) = (away.way.owner.instance, away.way.node, away.key());
+        let pair_key = away.pair_key();
+        self.by_id.remove(&(owner, key.id));
+        self.by_key.remove(&(node, key));
+        self.close_one(owner, node, away.size(), Some(&pair_key));
+        self.forget_idle_pair(&pair_key);
     }
 
     /// Forgets a settled message as an id. Its pair still knows its place.
@@ -288,18 +316,23 @@ impl Inbox {
                 source.known.remove(&row);
             }
         }
+        self.forget_idle_pair(&pair_key);
+        Some(entry.expires)
+    }
+
+    /// Forgets a pair that has nothing open, and no row to carry its order.
+    fn forget_idle_pair(&mut self, key: &PairKey) {
         let gone = |pair: &Pair| {
             pair.last
                 .is_none_or(|last| !self.entries.contains_key(&last))
         };
         if self
             .pairs
-            .get(&pair_key)
+            .get(key)
             .is_some_and(|pair| pair.open == 0 && gone(pair))
         {
-            self.forget_pair(&pair_key);
+            self.forget_pair(key);
         }
-        Some(entry.expires)
     }
 
     /// The oldest settled message of a node that no pair needs for its order.
@@ -323,16 +356,19 @@ impl Inbox {
     }
 
     fn close(&mut self, letter: &Letter) {
-        if let Some(mailbox) = self.mailboxes.get_mut(&letter.owner.instance) {
-            mailbox.discharge(letter);
+        let (owner, pair) = (letter.owner.instance, letter.pair_key());
+        let pair = Some(&pair).filter(|_| !letter.is_notice());
+        self.close_one(owner, letter.node, letter.size(), pair);
+    }
+
+    fn close_one(&mut self, owner: InstanceId, node: NodeId, size: usize, pair: Option<&PairKey>) {
+        if let Some(mailbox) = self.mailboxes.get_mut(&owner) {
+            mailbox.discharge(node, size);
         }
-        if letter.is_notice() {
-            return;
-        }
-        if let Some(pair) = self.pairs.get_mut(&letter.pair_key()) {
+        if let Some(pair) = pair.and_then(|key| self.pairs.get_mut(key)) {
             pair.open -= 1;
             if pair.open == 0 {
-                self.sources.entry(letter.node).or_default().open_pairs -= 1;
+                self.sources.entry(node).or_default().open_pairs -= 1;
             }
         }
     }

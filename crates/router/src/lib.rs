@@ -20,6 +20,7 @@
 pub mod limits;
 
 mod arrival;
+mod away;
 mod causes;
 mod clock;
 mod early;

@@ -33,6 +33,13 @@ pub const INBOX_ROWS: usize = 1000;
 pub const INBOX_BYTES: usize = 64 << 20;
 /// The part of an inbox that one node may fill: a quarter.
 pub const INBOX_SHARE: usize = 4;
+/// Letters at the head of one inbox that stay in memory; what waits behind them is on disk alone.
+/// Proposed by us: what agents take at once.
+pub const KEEP: usize = 64;
+/// Letters that are read from the disk at once, over all inboxes. Proposed by us: one inbox's head.
+pub const LOADS_ROWS: usize = 64;
+/// Bytes of these from which on no more are asked for. Proposed by us: what is in flight to a peer.
+pub const LOADS_BYTES: usize = 8 << 20;
 /// Queues (pairs of a sending agent and an agent here) that one node may have open.
 pub const PAIRS_PER_NODE: usize = 64;
 /// Pairs of one node whose order is remembered; beyond, the node is throttled, never forgotten.

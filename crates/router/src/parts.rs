@@ -100,8 +100,10 @@ impl Router {
         if entry.cancelled {
             return Err(Refusal::Cancelled);
         }
-        let Content::Letter { letter, .. } = &entry.content else {
-            return Err(Refusal::NotOpen);
+        let letter = match &entry.content {
+            Content::Letter { letter, .. } => letter,
+            Content::Away(_) => return Err(Refusal::NotFound),
+            Content::Known(_) => return Err(Refusal::NotOpen),
         };
         if letter.subject != Subject::Stream {
             return Err(Refusal::NoParts);

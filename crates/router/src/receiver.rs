@@ -6,7 +6,7 @@ use policy::Verdict;
 use wire::message::{Kind, MessageFrame, MessageKey, Nack, Stage};
 use wire::{InstanceId, MessageId};
 
-use crate::inbox::{Content, Holder, Phase};
+use crate::inbox::{Content, Entry, Holder, Phase};
 use crate::limits;
 use crate::rates::Drawn;
 use crate::router::{Event, HolderId, Pending, Router, Ticket, Timer, waiting};
@@ -77,8 +77,10 @@ impl Router {
             .ok_or(Refusal::NotFound)?;
         let ticket = self.new_ticket();
         let entry = self.inbox.entries.get_mut(&row).ok_or(Refusal::NotFound)?;
-        let Content::Letter { letter, phase } = &mut entry.content else {
-            return Ok(None);
+        let (letter, phase) = match &mut entry.content {
+            Content::Letter { letter, phase } => (letter, phase),
+            Content::Away(_) => return Err(Refusal::NotFound),
+            Content::Known(_) => return Ok(None),
         };
         match *phase {
             Phase::Storing => return Err(Refusal::NotFound),
@@ -111,8 +113,11 @@ impl Router {
         if entry.cancelled {
             return Err(Refusal::Cancelled);
         }
-        let Content::Letter { phase, .. } = &mut entry.content else {
-            return Ok(());
+        let phase = match &mut entry.content {
+            Content::Letter { phase, .. } => phase,
+            // Not held, as nobody was shown it since the start.
+            Content::Away(_) => return Err(Refusal::NotFound),
+            Content::Known(_) => return Ok(()),
         };
         let until = now + hold.min(limits::MAX_HOLD);
         match phase {
@@ -234,6 +239,11 @@ impl Router {
 
     /// Shows an agent's waiting messages to whoever wants them, oldest first.
     pub(crate) fn serve(&mut self, owner: InstanceId) {
+        self.show_waiting(owner);
+        self.put_away_burst(owner);
+    }
+
+    fn show_waiting(&mut self, owner: InstanceId) {
         loop {
             let Some(mailbox) = self.inbox.mailboxes.get_mut(&owner) else {
                 return;
@@ -256,10 +266,18 @@ impl Router {
             if !self.authority.has_policy() {
                 return;
             }
-            mailbox.ready.remove(&row);
             if let Some(refused) = self.refusal_now(row) {
+                if let Some(mailbox) = self.inbox.mailboxes.get_mut(&owner) {
+                    mailbox.ready.remove(&row);
+                }
                 self.give_up(row, refused);
                 continue;
+            }
+            if !self.is_ready(row) {
+                return self.load_head(owner);
+            }
+            if let Some(mailbox) = self.inbox.mailboxes.get_mut(&owner) {
+                mailbox.ready.remove(&row);
             }
             mailbox_turn(self, owner, id);
             if let Some(delivery) = self.show(row, id, hold) {
@@ -271,17 +289,21 @@ impl Router {
     /// Why a letter that was admitted must not be shown now: the world may have changed.
     pub(crate) fn refusal_now(&self, row: RowId) -> Option<Failure> {
         let entry = self.inbox.entries.get(&row)?;
-        let (letter, _) = entry.letter()?;
-        if entry.expires <= self.now {
+        if !matches!(entry.content, Content::Known(_)) && entry.expires <= self.now {
             return Some(Failure::of_nack(Nack::Expired));
         }
-        if letter.strikes >= limits::MAX_ATTEMPTS {
-            return Some(Failure::new(
-                "failed",
-                "it was shown too often and never acked",
-            ));
-        }
-        match self.verdict_on_letter(letter)? {
+        let verdict = match &entry.content {
+            Content::Letter { letter, .. } if letter.strikes >= limits::MAX_ATTEMPTS => {
+                return Some(Failure::new(
+                    "failed",
+                    "it was shown too often and never acked",
+                ));
+            }
+            Content::Letter { letter, .. } => self.verdict_on_letter(letter)?,
+            Content::Away(away) => self.verdict_on_away(away),
+            Content::Known(_) => return None,
+        };
+        match verdict {
             Verdict::Allowed { .. } => None,
             Verdict::Denied(denial) => Some(Failure::denied(denial)),
         }
@@ -307,6 +329,7 @@ impl Router {
         };
         let until = hold.map(|hold| self.now + hold);
         *phase = Phase::Held { holder, until };
+        entry.shown = true;
         letter.shown = letter.shown.saturating_add(1);
         let delivery = letter.delivery();
         let (shown, key, node, notice) =
@@ -419,7 +442,7 @@ impl Router {
                 let next = entry.expires;
                 self.timers.insert((next, Timer::Incoming(row)));
             }
-            Content::Letter { .. } => {
+            Content::Letter { .. } | Content::Away(_) => {
                 entry.expires = at + limits::DEDUPE_GRACE;
                 let next = entry.expires;
                 self.timers.insert((next, Timer::Incoming(row)));
@@ -464,12 +487,11 @@ impl Router {
 
     /// A stored letter becomes a dead letter, and its sender is told.
     pub(crate) fn give_up(&mut self, row: RowId, error: Failure) {
-        let phase = self
-            .inbox
-            .entries
-            .get(&row)
-            .and_then(|entry| entry.letter())
-            .map(|it| it.1);
+        let entry = self.inbox.entries.get(&row);
+        if entry.and_then(Entry::away).is_some() {
+            return self.end_away(row, Some(error));
+        }
+        let phase = entry.and_then(|entry| entry.letter()).map(|it| it.1);
         let Some(phase) = phase.filter(|phase| !matches!(phase, Phase::Settling { .. })) else {
             return;
         };
@@ -585,6 +607,7 @@ impl Router {
         match &mut entry.content {
             Content::Known(known) => known.open = true,
             Content::Letter { .. } => self.ack_failed(row),
+            Content::Away(_) => {}
         }
     }
 

@@ -38,37 +38,50 @@ impl Router {
             router.add_agent(agent, now);
         }
         let mut rows: Vec<_> = rows.into_iter().collect();
-        // Lanes are in row order, whatever order the store reads them in.
         rows.sort_by_key(|(row, _)| *row);
         for (row, value) in rows {
-            match value {
-                Row::Outbox(OutboxRow::Waiting {
-                    node,
-                    to,
-                    envelope,
-                    hash,
-                }) => {
-                    let ends = clock.instant_of(envelope.expires_at_ms(), envelope.ttl_ms, now);
-                    router.restore_waiting(row, Outgoing::new(node, to, envelope, hash, ends));
-                }
-                Row::Outbox(OutboxRow::Sent(sent)) => router.restore_sent(row, sent),
-                Row::Inbox(InboxRow::Waiting(letter)) => router.restore_letter(row, letter),
-                Row::Inbox(InboxRow::Known(known)) => router.restore_known(row, known),
-                Row::Dead(dead) => {
-                    let usage = router.outbox.usage.entry(dead.instance).or_default();
-                    let size = dead.body.len() + OVERHEAD;
-                    usage.dead.insert(row, size);
-                    usage.dead_bytes += size;
-                }
+            router.restore_row(row, value);
+        }
+        router.restored();
+        router
+    }
+
+    /// One row of an earlier start, for a router that is new and has its agents: row by row, so
+    /// that most of them need never be in memory together. Those of a table come in their order,
+    /// the inbox's before the outbox's. Then [`Router::restored`].
+    pub fn restore_row(&mut self, row: RowId, value: Row) {
+        match value {
+            Row::Outbox(OutboxRow::Waiting {
+                node,
+                to,
+                envelope,
+                hash,
+            }) => {
+                let ends =
+                    self.clock
+                        .instant_of(envelope.expires_at_ms(), envelope.ttl_ms, self.now);
+                self.restore_waiting(row, Outgoing::new(node, to, envelope, hash, ends));
+            }
+            Row::Outbox(OutboxRow::Sent(sent)) => self.restore_sent(row, sent),
+            Row::Inbox(InboxRow::Waiting(letter)) => self.restore_letter(row, letter),
+            Row::Inbox(InboxRow::Known(known)) => self.restore_known(row, known),
+            Row::Dead(dead) => {
+                let usage = self.outbox.usage.entry(dead.instance).or_default();
+                let size = dead.body.len() + OVERHEAD;
+                usage.dead.insert(row, size);
+                usage.dead_bytes += size;
             }
         }
-        router.mend_requests();
-        router.bury_orphans();
+    }
+
+    /// That was the last row of earlier starts.
+    pub fn restored(&mut self) {
+        self.mend_requests();
+        self.bury_orphans();
         // The last word of the operator may have reached the disk and its consequences not.
-        if router.authority.has_policy() {
-            router.judge_outgoing_again();
+        if self.authority.has_policy() {
+            self.judge_outgoing_again();
         }
-        router
     }
 
     fn restore_waiting(&mut self, row: RowId, message: Outgoing) {
@@ -144,6 +157,7 @@ impl Router {
                 .or_default()
                 .reached(sequence, row);
         }
+        self.put_away_if_far(row, owner);
     }
 
     fn restore_known(&mut self, row: RowId, known: Known) {
@@ -154,12 +168,13 @@ impl Router {
             .by_id
             .insert((known.owner.instance, known.key.id), row);
         let (sequence, answered) = (known.sequence, !known.open);
-        let content = Content::Known(known);
+        let content = Content::Known(Box::new(known));
         let entry = Entry {
             expires,
             answered,
             expired: false,
             cancelled: false,
+            shown: false,
             content,
         };
         let pair_key = entry.pair_key();

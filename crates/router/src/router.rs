@@ -9,6 +9,7 @@ use identity::{AgentName, NodeId};
 use wire::message::{MessageFrame, MessageKey};
 use wire::{InstanceId, MessageId};
 
+use crate::away::Loads;
 use crate::causes::Causes;
 use crate::clock::{Clock, Dice};
 use crate::inbox::{Content, Inbox, Mailbox, Phase};
@@ -32,6 +33,9 @@ pub struct Router {
     pub(crate) rates: Rates,
     /// What led to what.
     pub(crate) causes: Causes,
+    /// Letters at the head of each inbox that stay in memory.
+    pub(crate) keep: usize,
+    pub(crate) loads: Loads,
     pub(crate) counters: Counters,
     next_row: u64,
     /// Rows below are from before this start.
@@ -75,6 +79,8 @@ pub enum Output {
         /// The changes.
         writes: Vec<Write>,
     },
+    /// Read this row of [`Table::Inbox`], which was stored, then [`Router::handle_loaded`].
+    Load(RowId),
     /// Show this to a holder that asked for it.
     Deliver {
         /// Who asked.
@@ -221,6 +227,8 @@ pub struct Counters {
     pub dead_letters_dropped: u64,
     /// Failure notices that found no room.
     pub notices_dropped: u64,
+    /// Waiting messages that the disk could not give back.
+    pub unreadable: u64,
     /// Frames that made no sense where they arrived.
     pub strays: u64,
 }
@@ -306,6 +314,8 @@ impl Router {
             inbox: Inbox::default(),
             rates: Rates::default(),
             causes: Causes::default(),
+            keep: limits::KEEP,
+            loads: Loads::default(),
             counters: Counters::default(),
             next_row: first_row.0.max(1),
             first_row,
@@ -644,7 +654,11 @@ impl Router {
     }
 
     pub(crate) fn event(&mut self, event: Event) {
-        self.outputs.push_back(Output::Event(event));
+        self.output(Output::Event(event));
+    }
+
+    pub(crate) fn output(&mut self, output: Output) {
+        self.outputs.push_back(output);
     }
 
     /// Keeps what was given up, within the bounds of its agent.
@@ -708,7 +722,7 @@ impl crate::rows::Sent {
 }
 
 impl Router {
-    /// Whether a letter may be shown now.
+    /// Whether a letter is here and may be shown now.
     pub(crate) fn is_ready(&self, row: RowId) -> bool {
         let entry = self.inbox.entries.get(&row);
         entry.is_some_and(|entry| {

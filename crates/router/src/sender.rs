@@ -156,7 +156,8 @@ impl Router {
             Content::Letter {
                 phase: Phase::Storing,
                 ..
-            } => return Err(Refusal::NotFound),
+            }
+            | Content::Away(_) => return Err(Refusal::NotFound),
             Content::Letter { letter, .. } => {
                 let open = letter.subject.expects_reply();
                 let conversation = letter.conversation.clone();
@@ -318,8 +319,10 @@ impl Router {
             }
             Content::Known(known) => {
                 known.open = false;
-                Some(Write::Put(row, Row::Inbox(InboxRow::Known(known.clone()))))
+                let known = (**known).clone();
+                Some(Write::Put(row, Row::Inbox(InboxRow::Known(known))))
             }
+            Content::Away(_) => None,
         }
     }
 

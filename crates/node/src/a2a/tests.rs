@@ -662,7 +662,8 @@ impl Node {
             spool: Spool::open(&state, Durability::Full).expect("opens"),
             world: world_out,
             seed: [7; 32],
-        });
+        })
+        .expect("reads");
         // There is no other gateway.
         drop(ends);
         let plane = tokio::spawn(plane.run());

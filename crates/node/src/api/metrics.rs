@@ -140,6 +140,12 @@ pub(super) fn text(api: &Counters, stats: &Stats) -> String {
         ),
         (
             "counter",
+            "inbox_unreadable",
+            "Waiting messages whose row in the spool could not be read.",
+            counters.unreadable,
+        ),
+        (
+            "counter",
             "frames_strays",
             "Frames from peers that made no sense.",
             counters.strays,

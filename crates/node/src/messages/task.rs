@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use identity::NodeId;
 use router::{
-    Accept, Budgets, Clock, Delivery, Event, HolderId, Output, Refusal, Router, State, Status,
-    Ticket,
+    Accept, Budgets, Clock, Delivery, Event, HolderId, Origin, Output, Refusal, Router, RowId,
+    State, Status, Ticket,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
@@ -18,7 +18,7 @@ use super::handle::{CANCELS_AHEAD, Command, Followed, Reply, Waiter};
 use super::{
     LocalAgent, Messages, Outcome, PeerInput, PeerOutput, SendError, Sent, Stats, WaitFor,
 };
-use crate::spool::{Job, Opened, Spool, crash};
+use crate::spool::{Job, Spool, SpoolError, Unread, crash};
 use crate::streams::Streams;
 use crate::world::World;
 
@@ -29,7 +29,7 @@ pub struct MessagesConfig {
     /// Every agent that is registered at the start. What the spool holds for others is given up.
     pub agents: Vec<LocalAgent>,
     /// The store, just opened.
-    pub spool: Opened,
+    pub spool: Unread,
     /// The members and the policy.
     pub world: watch::Receiver<Arc<World>>,
     /// How much may follow from one message.
@@ -60,6 +60,10 @@ pub struct Plane {
     world: watch::Receiver<Arc<World>>,
     wake: Arc<Notify>,
     jobs: Vec<Job>,
+    /// Letters that the router wants from the disk.
+    reads: Vec<RowId>,
+    /// What agents said of messages that are on disk alone, to be heard when these were read.
+    parked: VecDeque<Command>,
     /// Whom to tell when a ticket is stored.
     promises: BTreeMap<(Ticket, u64), Promise>,
     waiters: BTreeMap<MessageKey, Vec<Waiter>>,
@@ -98,8 +102,8 @@ struct Follower {
     followed: mpsc::Sender<Followed>,
 }
 
-/// Joins a plane to its handle and to its ends.
-pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
+/// Reads the store, and joins a plane to its handle and to its ends.
+pub fn start(config: MessagesConfig) -> Result<(Messages, MessagesEnds, Plane), SpoolError> {
     let MessagesConfig {
         node,
         agents,
@@ -111,17 +115,20 @@ pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
     } = config;
     let now = Instant::now();
     let authority = world.borrow().clone();
-    let mut router = Router::restore(
+    let mut router = Router::new(
         node,
         spool.epoch,
         spool.first_row,
-        agents.iter().map(Into::into),
-        spool.rows,
         authority,
         seed,
         Clock::new(unix_ms(), now),
         now,
     );
+    for agent in &agents {
+        router.add_agent(agent.into(), now);
+    }
+    let spool = spool.read(|row, value| router.restore_row(row, value))?;
+    router.restored();
     router.set_budgets(budgets);
     let (commands, commands_in) = mpsc::channel(CHANNEL);
     let (inputs, inputs_in) = mpsc::channel(CHANNEL);
@@ -129,7 +136,7 @@ pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
     let wake = Arc::new(Notify::new());
     let plane = Plane {
         router,
-        spool: spool.spool,
+        spool,
         commands: commands_in,
         inputs: inputs_in,
         outputs,
@@ -137,6 +144,8 @@ pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
         world,
         wake: wake.clone(),
         jobs: Vec::new(),
+        reads: Vec::new(),
+        parked: VecDeque::new(),
         promises: BTreeMap::new(),
         waiters: BTreeMap::new(),
         pollers: BTreeMap::new(),
@@ -147,28 +156,34 @@ pub fn start(config: MessagesConfig) -> (Messages, MessagesEnds, Plane) {
         next: 0,
         clock_checked: now,
     };
-    (
-        Messages {
-            commands,
-            wake,
-            streams,
-        },
-        MessagesEnds {
-            inputs,
-            outputs: outputs_out,
-        },
-        plane,
-    )
+    let ends = MessagesEnds {
+        inputs,
+        outputs: outputs_out,
+    };
+    let messages = Messages {
+        commands,
+        wake,
+        streams,
+    };
+    Ok((messages, ends, plane))
 }
 
 impl Plane {
+    /// Another number of letters of each inbox that stay in memory than usual; the rest waits on
+    /// disk alone.
+    pub fn set_keep(&mut self, keep: usize) {
+        self.router.set_keep(keep);
+    }
+
     /// Runs until the last handle is dropped.
     pub async fn run(mut self) {
         let (mut inputs_open, mut world_open) = (true, true);
         let outputs = self.outputs.clone();
         let mut wait = self.act(Instant::now());
         loop {
-            let room = self.unsent.is_empty() && self.promises.len() < MOST_PROMISES;
+            let room = self.unsent.is_empty()
+                && self.promises.len() < MOST_PROMISES
+                && self.parked.len() < MOST_PARKED;
             let timer = async {
                 match wait {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -223,10 +238,25 @@ impl Plane {
         if let Some(failed) = failed {
             self.router.handle_store_failed(failed, now);
         }
+        self.handle_loaded(now);
         self.router.handle_timeout(now);
         let wait = self.do_outputs(now);
         self.keep_promises(stored, failed);
         wait
+    }
+
+    /// Hands in what was read, and hears again what was said of it, before it is shown.
+    fn handle_loaded(&mut self, now: Instant) {
+        let loaded = self.spool.loaded();
+        if loaded.is_empty() {
+            return;
+        }
+        for (row, found) in loaded {
+            self.router.handle_loaded(row, found, now);
+        }
+        for command in std::mem::take(&mut self.parked) {
+            self.handle_command(command, now);
+        }
     }
 
     fn do_outputs(&mut self, now: Instant) -> Option<Instant> {
@@ -234,6 +264,7 @@ impl Plane {
             match self.router.poll_output() {
                 Output::Send { peer, frame } => self.send(peer, frame),
                 Output::Store { ticket, writes } => self.jobs.push(Job { ticket, writes }),
+                Output::Load(row) => self.reads.push(row),
                 Output::Deliver { holder, delivery } => self.deliver(holder, delivery, now),
                 Output::Answer { request, delivery } => self.answer(request, delivery, now),
                 Output::Event(event) => self.handle_event(event, now),
@@ -244,6 +275,9 @@ impl Plane {
         };
         if !self.jobs.is_empty() {
             self.spool.submit(&mut self.jobs);
+        }
+        if !self.reads.is_empty() {
+            self.spool.read(&mut self.reads);
         }
         wait
     }
@@ -314,6 +348,9 @@ impl Plane {
     }
 
     fn handle_command(&mut self, command: Command, now: Instant) {
+        if self.names_what_is_away(&command) {
+            return self.parked.push_back(command);
+        }
         match command {
             Command::AddAgent(agent, done) => {
                 self.router.add_agent(agent, now);
@@ -510,6 +547,25 @@ impl Plane {
         }
     }
 
+    /// Whether a command needs a letter that is on disk alone; then that is asked for.
+    fn names_what_is_away(&mut self, command: &Command) -> bool {
+        let (instance, ids) = match command {
+            Command::Reply { from, to, .. } => (from.instance, std::slice::from_ref(to)),
+            Command::Ack { agent, ids, .. } => (agent.instance, ids.as_slice()),
+            Command::Reject { agent, id, .. } | Command::PartsTarget { agent, id, .. } => {
+                (agent.instance, std::slice::from_ref(id))
+            }
+            Command::Send { from, draft, .. } => match &draft.origin {
+                Origin::Message(id) => (from.instance, std::slice::from_ref(id)),
+                Origin::Unsaid | Origin::Nothing => return false,
+            },
+            _ => return false,
+        };
+        // All of them, so that the next look finds all of them.
+        let away = ids.iter().filter(|id| self.router.is_away(instance, **id));
+        away.count() > 0
+    }
+
     fn accept(&mut self, id: MessageId, accept: Result<Accept, Refusal>, answer: Reply<Sent>) {
         match accept {
             Ok(Accept::Storing(ticket)) => self.promise(ticket, Promise::Sent(id, answer)),
@@ -656,9 +712,15 @@ impl Plane {
     /// router has its messages back.
     fn answer_pollers(&mut self, now: Instant) -> bool {
         let mut gave_back = false;
+        let mut loading = BTreeSet::new();
         while let Some(holder) = self.served.pop_first() {
             let waits = |poller: &Poller| poller.wait && poller.deliveries.is_empty();
             if self.pollers.get(&holder).is_none_or(waits) {
+                continue;
+            }
+            // An inbox that is on disk is not an empty one.
+            if self.router.is_loading_for(holder) {
+                loading.insert(holder);
                 continue;
             }
             let Some(poller) = self.pollers.remove(&holder) else {
@@ -672,6 +734,7 @@ impl Plane {
                 }
             }
         }
+        self.served = loading;
         gave_back
     }
 
@@ -817,4 +880,6 @@ const CHANNEL: usize = 1024;
 const BATCH: usize = 256;
 /// Callers that wait for the disk before no more are heard.
 const MOST_PROMISES: usize = 4096;
+/// Calls about letters that are being read before no more are heard.
+const MOST_PARKED: usize = 256;
 const CHECK_CLOCK: Duration = Duration::from_secs(10);

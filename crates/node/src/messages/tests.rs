@@ -1,5 +1,7 @@
 //! Two planes of one process, joined by channels instead of a tunnel.
 
+mod away;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -387,7 +389,7 @@ fn gateway(name: &str, agent: &str, (state, home): Home) -> (Gateway, MessagesEn
         instance: id_of(name).0,
     };
     let (world, world_out) = watch::channel(world_of(name, OPEN));
-    let (messages, ends, plane) = start(MessagesConfig {
+    let (messages, ends, mut plane) = start(MessagesConfig {
         budgets: Budgets::default(),
         streams: crate::streams::Streams::alone(id_of(name)),
         node: id_of(name),
@@ -395,7 +397,10 @@ fn gateway(name: &str, agent: &str, (state, home): Home) -> (Gateway, MessagesEn
         spool: Spool::open(&state, Durability::Full).expect("opens"),
         world: world_out,
         seed: [7; 32],
-    });
+    })
+    .expect("reads");
+    // So few that most of what waits in these tests is on disk alone.
+    plane.set_keep(2);
     let plane = tokio::spawn(plane.run());
     (
         Gateway {

@@ -22,18 +22,16 @@ pub(super) struct Store {
     pub(super) sealer: Sealer,
     /// How long the log was after the last commit.
     pub(super) log_pages: Arc<AtomicU32>,
+    pub(super) openers: Openers,
     path: PathBuf,
     key: Zeroizing<[u8; 32]>,
     epoch: u64,
     start: u32,
 }
 
-/// What was in it.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    pub(super) rows: Vec<(RowId, Row)>,
-    pub(super) damaged: usize,
-}
+/// What opens the rows of all starts that have any.
+#[derive(Default)]
+pub(super) struct Openers(BTreeMap<u32, Opener>);
 
 impl Store {
     pub(super) fn open(
@@ -155,6 +153,7 @@ impl Store {
             connection,
             sealer,
             log_pages,
+            openers: Openers::default(),
             path: path.into(),
             key: key.clone(),
             epoch,
@@ -162,18 +161,17 @@ impl Store {
         })
     }
 
-    /// Reads every row. One that does not open is set aside in a table of its own.
-    pub(super) fn load(self) -> Result<(Self, Loaded), SpoolError> {
-        let loaded = self.read_all().map_err(|source| SpoolError::Database {
+    /// Hands out every row. One that does not open is set aside in a table of its own; how many.
+    pub(super) fn load(&mut self, take: impl FnMut(RowId, Row)) -> Result<u64, SpoolError> {
+        self.read_all(take).map_err(|source| SpoolError::Database {
             verb: "read",
             path: self.path.clone(),
             source,
-        })?;
-        Ok((self, loaded))
+        })
     }
 
-    fn read_all(&self) -> Result<Loaded, rusqlite::Error> {
-        let mut openers = BTreeMap::new();
+    fn read_all(&mut self, mut take: impl FnMut(RowId, Row)) -> Result<u64, rusqlite::Error> {
+        let mut openers = Openers::default();
         let mut salts = self.connection.prepare("SELECT id, salt FROM starts")?;
         let salts = salts.query_map([], |row| {
             Ok((row.get::<_, u32>(0)?, row.get::<_, Vec<u8>>(1)?))
@@ -181,12 +179,13 @@ impl Store {
         for salt in salts {
             let (id, salt) = salt?;
             if let Ok(salt) = salt.try_into() {
-                openers.insert(id, Opener::new(&self.key, &salt, id));
+                openers.0.insert(id, Opener::new(&self.key, &salt, id));
             }
         }
         let mut used = BTreeSet::from([self.start]);
-        let (mut rows, mut damaged) = (Vec::new(), Vec::new());
-        for table in Table::ALL {
+        let mut damaged = Vec::new();
+        // What was answered is known before its answer.
+        for table in [Table::Inbox, Table::Outbox, Table::Dead] {
             let sql = format!("SELECT id, value FROM {} ORDER BY id", table.as_str());
             let mut all = self.connection.prepare(&sql)?;
             let mut all = all.query([])?;
@@ -195,41 +194,35 @@ impl Store {
                 let id = row.get::<_, i64>(0)?;
                 let sealed = row.get_ref(1)?.as_bytes().unwrap_or_default();
                 let row_id = RowId(u64::try_from(id).unwrap_or(0));
-                let key_id = seal::key_id_of(sealed);
-                let opener = key_id.and_then(|id| openers.get(&id));
-                match opener.map(|opener| opener.open(table, row_id, sealed)) {
-                    Some(Ok(value)) => {
-                        used.extend(key_id);
-                        rows.push((row_id, value));
+                match openers.open(table, row_id, sealed) {
+                    Some(value) => {
+                        used.extend(seal::key_id_of(sealed));
+                        take(row_id, value);
                     }
-                    _ => damaged.push((table, id)),
+                    None => damaged.push((table, id)),
                 }
             }
         }
         for (table, id) in &damaged {
-            let name = table.as_str();
-            tracing::error!(
-                table = name,
-                row = id,
-                "a row of the spool cannot be read and is set aside"
-            );
-            self.connection.execute(
-                &format!("INSERT INTO damaged (origin, row, value) SELECT '{name}', id, value FROM {name} WHERE id = ?1"),
-                [id],
-            )?;
-            self.connection
-                .execute(&format!("DELETE FROM {name} WHERE id = ?1"), [id])?;
+            put_aside(&self.connection, *table, *id)?;
         }
         if damaged.is_empty() {
-            for id in openers.keys().filter(|id| !used.contains(id)) {
+            for id in openers.0.keys().filter(|id| !used.contains(id)) {
                 self.connection
                     .execute("DELETE FROM starts WHERE id = ?1", [id])?;
             }
+            openers.0.retain(|id, _| used.contains(id));
         }
-        Ok(Loaded {
-            rows,
-            damaged: damaged.len(),
-        })
+        self.openers = openers;
+        Ok(u64::try_from(damaged.len()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Openers {
+    /// The row in sealed bytes, whichever start sealed them; `None` where they are damaged.
+    pub(super) fn open(&self, table: Table, row: RowId, sealed: &[u8]) -> Option<Row> {
+        let opener = self.0.get(&seal::key_id_of(sealed)?)?;
+        opener.open(table, row, sealed).ok()
     }
 }
 
@@ -251,6 +244,26 @@ fn create(connection: &Connection, key: &[u8; 32]) -> Result<(), rusqlite::Error
     drop(meta);
     made.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     made.commit()
+}
+
+/// Moves a row that cannot be opened to where no start looks.
+pub(super) fn put_aside(
+    connection: &Connection,
+    table: Table,
+    id: i64,
+) -> Result<(), rusqlite::Error> {
+    let name = table.as_str();
+    tracing::error!(
+        table = name,
+        row = id,
+        "a row of the spool cannot be read and is set aside"
+    );
+    connection.execute(
+        &format!("INSERT INTO damaged (origin, row, value) SELECT '{name}', id, value FROM {name} WHERE id = ?1"),
+        [id],
+    )?;
+    connection.execute(&format!("DELETE FROM {name} WHERE id = ?1"), [id])?;
+    Ok(())
 }
 
 /// Gives the log its blocks before anybody waits for them: to sync a file that grows costs a commit

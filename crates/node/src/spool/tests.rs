@@ -10,7 +10,7 @@ use super::*;
 #[tokio::test]
 async fn what_was_stored_is_there_after_a_restart() {
     let (_home, state) = state();
-    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let opened = open(&state, Durability::Full).expect("new");
     let first = opened.first_row;
     let (one, two) = (RowId(first.0 + 1), RowId(first.0 + 2));
     let writes = vec![Write::Put(one, waiting(b"one")), Write::Put(two, known())];
@@ -24,7 +24,7 @@ async fn what_was_stored_is_there_after_a_restart() {
     let epoch = opened.epoch;
     drop(opened);
 
-    let again = Spool::open(&state, Durability::Full).expect("there");
+    let again = open(&state, Durability::Full).expect("there");
 
     assert_eq!(again.rows, [(one, waiting(b"one")), (two, dead())]);
     assert_eq!((again.epoch, again.damaged), (epoch, 0));
@@ -34,7 +34,7 @@ async fn what_was_stored_is_there_after_a_restart() {
 #[tokio::test]
 async fn a_store_without_a_ticket_reaches_the_disk_before_the_spool_ends() {
     let (_home, state) = state();
-    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let opened = open(&state, Durability::Full).expect("new");
     let writes = vec![Write::Put(RowId(9), waiting(b"lazy"))];
     opened.spool.submit(&mut vec![Job {
         ticket: None,
@@ -42,7 +42,7 @@ async fn a_store_without_a_ticket_reaches_the_disk_before_the_spool_ends() {
     }]);
     drop(opened);
 
-    let again = Spool::open(&state, Durability::Full).expect("there");
+    let again = open(&state, Durability::Full).expect("there");
 
     assert_eq!(again.rows, [(RowId(9), waiting(b"lazy"))]);
 }
@@ -50,7 +50,7 @@ async fn a_store_without_a_ticket_reaches_the_disk_before_the_spool_ends() {
 #[tokio::test]
 async fn many_stores_share_one_commit() {
     let (_home, state) = state();
-    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let opened = open(&state, Durability::Full).expect("new");
     let mut jobs = (1..=200).map(|n| Job {
         ticket: Some(Ticket(n)),
         writes: vec![Write::Put(RowId(n), waiting(b"x"))],
@@ -68,7 +68,7 @@ async fn many_stores_share_one_commit() {
 #[tokio::test]
 async fn a_store_that_nobody_waits_for_reaches_the_disk_by_itself_after_work_and_after_rest() {
     let (_home, state) = state();
-    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let opened = open(&state, Durability::Full).expect("new");
     let lazy = |n| Job {
         ticket: None,
         writes: vec![Write::Put(RowId(n), waiting(b"lazy"))],
@@ -88,7 +88,7 @@ async fn a_store_that_nobody_waits_for_reaches_the_disk_by_itself_after_work_and
 #[tokio::test]
 async fn the_log_has_its_blocks_before_the_first_store() {
     let (_home, state) = state();
-    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let opened = open(&state, Durability::Full).expect("new");
     let length = || std::fs::metadata(state.file("spool.db-wal")).map_or(0, |log| log.len());
     assert_eq!(length(), store::LOG_BYTES);
 
@@ -112,7 +112,7 @@ async fn the_log_has_its_blocks_before_the_first_store() {
 #[tokio::test]
 async fn a_long_log_is_moved_into_the_database() {
     let (_home, state) = state();
-    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let opened = open(&state, Durability::Full).expect("new");
     let body = [7; 4096];
 
     for n in 0..64 {
@@ -127,14 +127,14 @@ async fn a_long_log_is_moved_into_the_database() {
         log.len()
     );
     drop(opened);
-    let rows = Spool::open(&state, Durability::Full).expect("there").rows;
+    let rows = open(&state, Durability::Full).expect("there").rows;
     assert_eq!(rows.len(), 6400);
 }
 
 #[tokio::test]
 async fn nothing_readable_is_on_disk_and_nobody_else_may_read_it() {
     let (_home, state) = state();
-    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let opened = open(&state, Durability::Full).expect("new");
     store(
         &opened.spool,
         1,
@@ -162,7 +162,7 @@ async fn nothing_readable_is_on_disk_and_nobody_else_may_read_it() {
 #[tokio::test]
 async fn the_key_of_another_spool_is_named_and_nothing_is_touched() {
     let (_home, state) = state();
-    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let opened = open(&state, Durability::Full).expect("new");
     store(
         &opened.spool,
         1,
@@ -173,7 +173,7 @@ async fn the_key_of_another_spool_is_named_and_nothing_is_touched() {
     let key = state.read(KEY).expect("readable").expect("there");
 
     state.write(KEY, &[7; 32]).expect("written");
-    let wrong = Spool::open(&state, Durability::Full)
+    let wrong = open(&state, Durability::Full)
         .expect_err("refused")
         .to_string();
     assert!(
@@ -182,27 +182,21 @@ async fn the_key_of_another_spool_is_named_and_nothing_is_touched() {
     );
     state.remove(KEY).expect("removed");
     assert!(matches!(
-        Spool::open(&state, Durability::Full),
+        open(&state, Durability::Full),
         Err(SpoolError::KeyMissing { .. })
     ));
 
     state.write(KEY, &key).expect("written");
-    assert_eq!(
-        Spool::open(&state, Durability::Full)
-            .expect("there")
-            .rows
-            .len(),
-        1
-    );
+    assert_eq!(open(&state, Durability::Full).expect("there").rows.len(), 1);
 }
 
 #[tokio::test]
 async fn a_damaged_file_is_set_aside_and_the_gateway_begins_anew() {
     let (_home, state) = state();
-    drop(Spool::open(&state, Durability::Full).expect("new"));
+    drop(open(&state, Durability::Full).expect("new"));
     std::fs::write(state.file(DATABASE), vec![0x55; 8192]).expect("overwritten");
 
-    let opened = Spool::open(&state, Durability::Full).expect("a new one");
+    let opened = open(&state, Durability::Full).expect("a new one");
 
     let aside = opened.quarantined.as_ref().expect("named");
     assert_eq!(std::fs::read(aside).expect("kept")[..4], [0x55; 4]);
@@ -218,7 +212,7 @@ async fn a_damaged_file_is_set_aside_and_the_gateway_begins_anew() {
 #[tokio::test]
 async fn a_row_that_was_tampered_with_or_moved_is_set_aside_alone() {
     let (_home, state) = state();
-    let opened = Spool::open(&state, Durability::Full).expect("new");
+    let opened = open(&state, Durability::Full).expect("new");
     let puts = (1..=3).map(|n| Write::Put(RowId(n), waiting(b"x")));
     store(&opened.spool, 1, puts.collect()).await;
     drop(opened);
@@ -230,31 +224,26 @@ async fn a_row_that_was_tampered_with_or_moved_is_set_aside_alone() {
         .expect("moved");
     drop(raw);
 
-    let again = Spool::open(&state, Durability::Full).expect("there");
+    let again = open(&state, Durability::Full).expect("there");
 
     assert_eq!(
         (again.rows.len(), again.rows[0].0, again.damaged),
         (1, RowId(3), 2)
     );
     drop(again);
-    assert_eq!(
-        Spool::open(&state, Durability::Full)
-            .expect("there")
-            .damaged,
-        0
-    );
+    assert_eq!(open(&state, Durability::Full).expect("there").damaged, 0);
 }
 
 #[tokio::test]
 async fn a_newer_format_is_left_alone() {
     let (_home, state) = state();
-    drop(Spool::open(&state, Durability::Full).expect("new"));
+    drop(open(&state, Durability::Full).expect("new"));
     let raw = rusqlite::Connection::open(state.file(DATABASE)).expect("opens");
     raw.pragma_update(None, "user_version", 99).expect("set");
     drop(raw);
 
     assert!(matches!(
-        Spool::open(&state, Durability::Full),
+        open(&state, Durability::Full),
         Err(SpoolError::Newer { found: 99, .. })
     ));
 }
@@ -262,7 +251,7 @@ async fn a_newer_format_is_left_alone() {
 #[tokio::test]
 async fn a_failed_commit_fails_everything_that_was_asked_for_before_it_was_known() {
     let (_home, state) = state();
-    drop(Spool::open(&state, Durability::Full).expect("new"));
+    drop(open(&state, Durability::Full).expect("new"));
     let raw = rusqlite::Connection::open(state.file(DATABASE)).expect("opens");
     raw.execute_batch(
         "CREATE TRIGGER full BEFORE INSERT ON outbox WHEN NEW.id = 1
@@ -270,7 +259,7 @@ async fn a_failed_commit_fails_everything_that_was_asked_for_before_it_was_known
     )
     .expect("a disk that is full for row 1");
     drop(raw);
-    let opened = Spool::open(&state, Durability::Full).expect("there");
+    let opened = open(&state, Durability::Full).expect("there");
     let good = |n| Job {
         ticket: Some(Ticket(n)),
         writes: vec![Write::Put(RowId(n), waiting(b"x"))],
@@ -284,7 +273,7 @@ async fn a_failed_commit_fails_everything_that_was_asked_for_before_it_was_known
     until_stored(&opened.spool, 3).await;
     drop(opened);
 
-    let rows = Spool::open(&state, Durability::Full).expect("there").rows;
+    let rows = open(&state, Durability::Full).expect("there").rows;
     assert_eq!(rows.iter().map(|(row, _)| row.0).collect::<Vec<_>>(), [3]);
 }
 
@@ -296,6 +285,34 @@ fn any_bytes_are_a_row_or_not() {
             let _ = seal::decode(table, &bytes);
         }
     }
+}
+
+/// A spool and what was in it.
+#[derive(Debug)]
+struct Opened {
+    spool: Spool,
+    rows: Vec<(RowId, Row)>,
+    epoch: u64,
+    first_row: RowId,
+    quarantined: Option<PathBuf>,
+    damaged: u64,
+}
+
+fn open(state: &StateDir, durability: Durability) -> Result<Opened, SpoolError> {
+    let unread = Spool::open(state, durability)?;
+    let (epoch, first_row) = (unread.epoch, unread.first_row);
+    let quarantined = unread.quarantined.clone();
+    let mut rows = Vec::new();
+    let spool = unread.read(|row, value| rows.push((row, value)))?;
+    let damaged = spool.stats().damaged;
+    Ok(Opened {
+        spool,
+        rows,
+        epoch,
+        first_row,
+        quarantined,
+        damaged,
+    })
 }
 
 fn state() -> (tempfile::TempDir, StateDir) {
@@ -460,4 +477,121 @@ fn dead() -> Row {
         content_type: "text/plain".into(),
         body: b"late"[..].into(),
     })
+}
+
+#[tokio::test]
+async fn a_row_is_read_again_whichever_start_wrote_it_and_costs_no_fsync() {
+    let (_home, state) = state();
+    let opened = open(&state, Durability::Full).expect("new");
+    store(&opened.spool, 1, vec![Write::Put(RowId(1), known())]).await;
+    drop(opened);
+    let opened = open(&state, Durability::Full).expect("there");
+    store(&opened.spool, 2, vec![Write::Put(RowId(2), known())]).await;
+    // Nobody waits for this one, and so it waits for company also where something is read.
+    opened.spool.submit(&mut vec![Job {
+        ticket: None,
+        writes: vec![Write::Put(RowId(3), known())],
+    }]);
+
+    opened.spool.read(&mut vec![RowId(2), RowId(1)]);
+    let read = until_read(&opened.spool, 2).await;
+
+    assert_eq!(read, [(RowId(2), Some(known())), (RowId(1), Some(known()))]);
+    let stats = opened.spool.stats();
+    assert_eq!((stats.reads, stats.commits, stats.queued), (2, 1, 1));
+}
+
+#[tokio::test]
+async fn a_row_that_was_told_to_be_stored_early_is_stored_before_it_is_read() {
+    let (_home, state) = state();
+    let opened = open(&state, Durability::None).expect("new");
+    for n in 1..=600 {
+        opened.spool.submit(&mut vec![Job {
+            ticket: Some(Ticket(n)),
+            writes: vec![Write::Put(RowId(n), known())],
+        }]);
+    }
+    assert_eq!(opened.spool.stored(), Ticket(600));
+
+    opened.spool.read(&mut vec![RowId(600)]);
+
+    let read = until_read(&opened.spool, 1).await;
+    assert_eq!(read, [(RowId(600), Some(known()))]);
+}
+
+#[tokio::test]
+async fn a_row_that_was_damaged_since_is_told_and_set_aside_and_the_others_are_read() {
+    let (_home, state) = state();
+    let opened = open(&state, Durability::Full).expect("new");
+    let puts = (1..=3).map(|n| Write::Put(RowId(n), known()));
+    store(&opened.spool, 1, puts.collect()).await;
+    drop(opened);
+    let raw = rusqlite::Connection::open(state.file(DATABASE)).expect("opens");
+    raw.execute_batch(
+        "CREATE TRIGGER rot AFTER INSERT ON outbox WHEN NEW.id = 9
+         BEGIN UPDATE inbox SET value = x'00' || substr(value, 2, 20) WHERE id = 2; END",
+    )
+    .expect("a disk that rots row 2");
+    drop(raw);
+    let opened = open(&state, Durability::Full).expect("there");
+    store(&opened.spool, 2, vec![Write::Put(RowId(9), waiting(b"x"))]).await;
+
+    // The last was never there.
+    opened.spool.read(&mut [1, 2, 3, 4].map(RowId).to_vec());
+    let read = until_read(&opened.spool, 4).await;
+
+    let whole = read.iter().map(|(row, found)| (row.0, found.is_some()));
+    assert_eq!(
+        whole.collect::<Vec<_>>(),
+        [(1, true), (2, false), (3, true), (4, false)]
+    );
+    drop(opened);
+    let again = open(&state, Durability::Full).expect("there");
+    let left: Vec<_> = again.rows.iter().map(|(row, _)| row.0).collect();
+    assert_eq!((left, again.damaged), (vec![1, 3, 9], 0));
+    drop(again);
+    let raw = rusqlite::Connection::open(state.file(DATABASE)).expect("opens");
+    let aside: i64 = raw
+        .query_row("SELECT count(*) FROM damaged", [], |row| row.get(0))
+        .expect("counted");
+    assert_eq!(aside, 1);
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_takes_no_read_with_it() {
+    let (_home, state) = state();
+    let opened = open(&state, Durability::Full).expect("new");
+    store(&opened.spool, 1, vec![Write::Put(RowId(1), known())]).await;
+    drop(opened);
+    let raw = rusqlite::Connection::open(state.file(DATABASE)).expect("opens");
+    raw.execute_batch(
+        "CREATE TRIGGER full BEFORE INSERT ON outbox
+         BEGIN SELECT RAISE(ABORT, 'no space'); END",
+    )
+    .expect("a disk that is full");
+    drop(raw);
+    let opened = open(&state, Durability::Full).expect("there");
+    opened.spool.submit(&mut vec![Job {
+        ticket: Some(Ticket(2)),
+        writes: vec![Write::Put(RowId(2), waiting(b"x"))],
+    }]);
+    opened.spool.read(&mut vec![RowId(1)]);
+
+    let read = until_read(&opened.spool, 1).await;
+
+    assert_eq!(read, [(RowId(1), Some(known()))]);
+    while opened.spool.clear_failure().is_none() {
+        opened.spool.changed().await;
+    }
+}
+
+async fn until_read(spool: &Spool, rows: usize) -> Vec<(RowId, Option<Row>)> {
+    let mut read = Vec::new();
+    while read.len() < rows {
+        read.extend(spool.loaded());
+        if read.len() < rows {
+            spool.changed().await;
+        }
+    }
+    read
 }

@@ -6,13 +6,14 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 #[cfg(debug_assertions)]
-use router::{InboxRow, OutboxRow, Row};
-use router::{Ticket, Write};
+use router::{InboxRow, OutboxRow};
+use router::{Row, RowId, Table, Ticket, Write};
 use rusqlite::{Connection, Statement, params};
 use tokio::sync::Notify;
 
+use super::file::is_damage;
 use super::seal::Sealer;
-use super::store::{LOG_PAGES, Store};
+use super::store::{LOG_PAGES, Openers, Store, put_aside};
 use super::{Job, MOST_AT_ONCE, crash};
 
 /// What the submitting task and the thread share.
@@ -24,7 +25,10 @@ pub(super) struct Shared {
     pub(super) stored: AtomicU64,
     pub(super) commits: AtomicU64,
     pub(super) writes: AtomicU64,
+    pub(super) reads: AtomicU64,
+    pub(super) damaged: AtomicU64,
     pub(super) failures: AtomicU64,
+    loaded: Mutex<Vec<(RowId, Option<Row>)>>,
     /// [`Durability::None`](super::Durability): told at once that all is stored, nobody waits.
     told_early: bool,
 }
@@ -32,6 +36,8 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Rows that somebody wants to have again.
+    reads: VecDeque<RowId>,
     /// How many of these somebody waits for.
     awaited: usize,
     /// When the oldest job came that nobody waits for.
@@ -46,9 +52,10 @@ struct Queue {
 }
 
 impl Shared {
-    pub(super) fn new(told_early: bool) -> Self {
+    pub(super) fn new(told_early: bool, damaged: u64) -> Self {
         Self {
             told_early,
+            damaged: AtomicU64::new(damaged),
             ..Self::default()
         }
     }
@@ -82,6 +89,23 @@ impl Shared {
         }
     }
 
+    pub(super) fn read(&self, rows: &mut Vec<RowId>) {
+        self.lock().reads.extend(rows.drain(..));
+        self.wake.notify_one();
+    }
+
+    pub(super) fn loaded(&self) -> Vec<(RowId, Option<Row>)> {
+        std::mem::take(&mut *self.loaded.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn tell_loaded(&self, row: RowId, found: Option<Row>) {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.damaged
+            .fetch_add(u64::from(found.is_none()), Ordering::Relaxed);
+        loaded.push((row, found));
+    }
+
     pub(super) fn clear_failure(&self) -> Option<Ticket> {
         let mut queue = self.lock();
         std::mem::take(&mut queue.failed).then_some(Ticket(queue.last))
@@ -102,7 +126,7 @@ impl Shared {
     }
 
     /// Waits for work; `None` when there is none and never will be.
-    fn take(&self, jobs: &mut Vec<Job>) -> Option<()> {
+    fn take(&self, jobs: &mut Vec<Job>, reads: &mut Vec<RowId>) -> Option<()> {
         let mut queue = self.lock();
         // After work there is often more that can wait, and waking the thread to tell it so costs
         // as much as storing it: it looks by itself once more before it sleeps for good.
@@ -111,8 +135,17 @@ impl Shared {
             let now = Instant::now();
             let due = queue.since.map(|since| since + IDLE);
             let is_due = due.is_some_and(|due| due <= now);
-            if queue.awaited > 0 || queue.jobs.len() >= MOST_AT_ONCE || is_due || queue.closed {
+            let is_full = queue.jobs.len() >= MOST_AT_ONCE;
+            if queue.awaited > 0 || is_full || is_due || queue.closed {
                 break;
+            }
+            if !queue.reads.is_empty() {
+                // What was told to be stored before it is, is stored first.
+                if self.told_early && !queue.jobs.is_empty() {
+                    break;
+                }
+                reads.extend(queue.reads.drain(..));
+                return Some(());
             }
             look_again = look_again.filter(|at| *at > now);
             let until = due.or(look_again);
@@ -137,6 +170,9 @@ impl Shared {
         let count = queue.jobs.len().min(MOST_AT_ONCE);
         jobs.extend(queue.jobs.drain(..count));
         queue.awaited -= jobs.iter().filter(|job| job.ticket.is_some()).count();
+        if !self.told_early || queue.jobs.is_empty() {
+            reads.extend(queue.reads.drain(..));
+        }
         let rest = queue.jobs.iter().any(|job| job.ticket.is_none());
         queue.since = rest.then(Instant::now);
         Some(())
@@ -161,13 +197,16 @@ pub(super) fn run(store: Store, shared: &Shared) {
         connection,
         mut sealer,
         log_pages,
+        openers,
         ..
     } = store;
     let mut jobs = Vec::with_capacity(MOST_AT_ONCE);
+    let mut reads = Vec::new();
     let mut buffer = Vec::with_capacity(4096);
     let mut statements = None;
-    while shared.take(&mut jobs).is_some() {
+    while shared.take(&mut jobs, &mut reads).is_some() {
         if jobs.is_empty() {
+            read(&connection, &openers, &mut reads, shared);
             continue;
         }
         let committed = match &mut statements {
@@ -198,11 +237,63 @@ pub(super) fn run(store: Store, shared: &Shared) {
             }
         }
         jobs.clear();
+        read(&connection, &openers, &mut reads, shared);
         let pages = log_pages.load(Ordering::Relaxed);
         if pages >= MOST_LOG_PAGES || pages >= LOG_PAGES && shared.is_idle() {
             checkpoint(&connection, &log_pages);
         }
     }
+}
+
+/// Reads what was asked for, and says so. What the disk does not give now is asked of it again.
+fn read(connection: &Connection, openers: &Openers, reads: &mut Vec<RowId>, shared: &Shared) {
+    if reads.is_empty() {
+        return;
+    }
+    let mut again = Vec::new();
+    for row in reads.drain(..) {
+        match read_one(connection, openers, row) {
+            Ok(found) => shared.tell_loaded(row, found),
+            Err(error) if is_damage(&error) => {
+                tracing::error!(%error, row = row.0, "a row of the spool cannot be read");
+                shared.tell_loaded(row, None);
+            }
+            Err(error) => {
+                tracing::error!(%error, row = row.0, "the spool cannot read");
+                again.push(row);
+            }
+        }
+    }
+    shared.changed.notify_one();
+    if !again.is_empty() {
+        std::thread::sleep(READ_AGAIN);
+        shared.read(&mut again);
+    }
+}
+
+/// One row; `None` where it is not there, or was damaged and is set aside now.
+fn read_one(
+    connection: &Connection,
+    openers: &Openers,
+    row: RowId,
+) -> Result<Option<Row>, rusqlite::Error> {
+    let id = i64::try_from(row.0).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare_cached("SELECT value FROM inbox WHERE id = ?1")?;
+    let mut found = statement.query([id])?;
+    let Some(value) = found.next()? else {
+        tracing::error!(row = id, "a row of the spool is missing");
+        return Ok(None);
+    };
+    // Whatever else SQLite holds there is no more a row than damaged bytes are.
+    let sealed = value.get_ref(0)?.as_bytes().unwrap_or_default();
+    let opened = openers.open(Table::Inbox, row, sealed);
+    drop(found);
+    if opened.is_none()
+        && let Err(error) = put_aside(connection, Table::Inbox, id)
+    {
+        tracing::warn!(%error, row = id, "a damaged row of the spool cannot be set aside");
+    }
+    Ok(opened)
 }
 
 /// Moves what the log holds to its place in the database; the next commit begins the log anew.
@@ -315,5 +406,7 @@ fn pass(_side: &str, _jobs: &[Job]) {
 
 /// Pages in the log at which a checkpoint is due whoever waits: 16 MB.
 const MOST_LOG_PAGES: u32 = 4 * LOG_PAGES;
+/// How long a disk that does not read is left alone.
+const READ_AGAIN: Duration = Duration::from_millis(250);
 /// How long a store that nobody waits for may wait for company.
 pub(super) const IDLE: Duration = Duration::from_millis(250);

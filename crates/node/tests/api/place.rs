@@ -99,7 +99,8 @@ impl Place {
                 spool,
                 world,
                 seed: [7; 32],
-            });
+            })
+            .expect("reads");
         tokio::spawn(plane.run());
         let (tasks, keeper) = node::a2a::start(&state, messages.clone()).expect("tasks");
         let taken_up = keeper.resume(&locals).await;

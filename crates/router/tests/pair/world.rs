@@ -1,7 +1,7 @@
 //! Two gateways in one process: their routers, their disks, and the stream between them, each of
 //! which does only what the test says.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -143,6 +143,14 @@ pub struct Side {
     pub disk: BTreeMap<(Table, RowId), Row>,
     unsynced: Vec<(Option<Ticket>, Vec<Write>)>,
     pub disk_is_full: bool,
+    /// What the router asked the disk for.
+    pub loads: VecDeque<RowId>,
+    /// The disk answers only when it is told to.
+    pub reads_are_late: bool,
+    /// Rows of the inbox that cannot be read any longer.
+    pub damaged: BTreeSet<RowId>,
+    /// The most that was asked for at once.
+    pub most_loads: usize,
     pub shown: Vec<Delivery>,
     pub answers: Vec<(MessageKey, Delivery)>,
     /// Whoever waits for answers has just gone.
@@ -162,6 +170,7 @@ pub struct Pair {
     start: Instant,
     rules: [Arc<Rules>; 2],
     made: u64,
+    keep: Option<usize>,
 }
 
 impl Pair {
@@ -170,6 +179,16 @@ impl Pair {
         let start = Instant::now();
         let mut pair = Self::down(start);
         pair.connect();
+        pair
+    }
+
+    /// The same, and of each inbox only so many letters stay in memory.
+    pub fn keeping(keep: usize) -> Self {
+        let mut pair = Self::new();
+        pair.keep = Some(keep);
+        for side in &mut pair.sides {
+            side.router.set_keep(keep);
+        }
         pair
     }
 
@@ -194,6 +213,10 @@ impl Pair {
                 disk: BTreeMap::new(),
                 unsynced: Vec::new(),
                 disk_is_full: false,
+                loads: VecDeque::new(),
+                reads_are_late: false,
+                damaged: BTreeSet::new(),
+                most_loads: 0,
                 shown: Vec::new(),
                 answers: Vec::new(),
                 asker_is_gone: false,
@@ -212,6 +235,7 @@ impl Pair {
             start,
             rules,
             made: 0,
+            keep: None,
         }
     }
 
@@ -240,10 +264,14 @@ impl Pair {
         let it = &mut self.sides[side];
         it.starts += 1;
         it.unsynced.clear();
+        it.loads.clear();
         let rules = self.rules[side].clone();
         it.router = restore(
             side, it.starts, &it.agents, rows, rules, self.start, self.now,
         );
+        if let Some(keep) = self.keep {
+            it.router.set_keep(keep);
+        }
         self.connect();
     }
 
@@ -265,6 +293,10 @@ impl Pair {
             match it.router.poll_output() {
                 Output::Send { frame, .. } => self.wire[1 - side].push_back(frame),
                 Output::Store { ticket, writes } => it.unsynced.push((ticket, writes)),
+                Output::Load(row) => {
+                    it.loads.push_back(row);
+                    it.most_loads = it.most_loads.max(it.loads.len());
+                }
                 Output::Deliver { delivery, .. } => it.shown.push(delivery),
                 Output::Answer { request, .. } if it.asker_is_gone => {
                     it.router.handle_answer_left(request, self.now);
@@ -279,9 +311,26 @@ impl Pair {
         }
     }
 
-    /// One fsync.
+    /// The disk answers the oldest so many questions.
+    pub fn read(&mut self, side: usize, most: usize) {
+        let it = &mut self.sides[side];
+        for row in it
+            .loads
+            .drain(..most.min(it.loads.len()))
+            .collect::<Vec<_>>()
+        {
+            let found = it.disk.get(&(Table::Inbox, row)).cloned();
+            let found = found.filter(|_| !it.damaged.contains(&row));
+            it.router.handle_loaded(row, found, self.now);
+        }
+    }
+
+    /// One fsync, and all reads.
     pub fn sync(&mut self, side: usize) {
         self.think(side);
+        if !self.sides[side].reads_are_late {
+            self.read(side, usize::MAX);
+        }
         let it = &mut self.sides[side];
         let jobs = std::mem::take(&mut it.unsynced);
         let last = jobs.iter().filter_map(|(ticket, _)| *ticket).max();
@@ -317,7 +366,9 @@ impl Pair {
             [A, B].into_iter().for_each(|side| self.sync(side));
             [A, B].into_iter().for_each(|side| self.carry(side));
             [A, B].into_iter().for_each(|side| self.think(side));
-            let quiet = |side: &Side| side.unsynced.is_empty();
+            let quiet = |side: &Side| {
+                side.unsynced.is_empty() && (side.loads.is_empty() || side.reads_are_late)
+            };
             if self.sides.iter().all(quiet) && self.wire.iter().all(VecDeque::is_empty) {
                 return;
             }
@@ -415,6 +466,7 @@ impl Pair {
             body: body.to_owned().into(),
         };
         let agent = self.sides[B].agents[0].clone();
+        self.fetch(B, to);
         self.sides[B].router.reply(&agent, to, answer, self.now)
     }
 
@@ -443,7 +495,17 @@ impl Pair {
 
     pub fn ack(&mut self, side: usize, id: MessageId) -> Result<Option<Ticket>, Refusal> {
         let instance = self.sides[side].agents[0].instance;
+        self.fetch(side, id);
         self.sides[side].router.ack(instance, id, self.now)
+    }
+
+    /// As a shell does where an agent names a message that is away.
+    pub fn fetch(&mut self, side: usize, id: MessageId) {
+        let instance = self.sides[side].agents[0].instance;
+        while self.sides[side].router.is_away(instance, id) {
+            self.think(side);
+            self.read(side, usize::MAX);
+        }
     }
 
     pub fn status(&self, id: MessageId) -> Status {
