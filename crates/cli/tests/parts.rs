@@ -56,6 +56,7 @@ fn parts_outlive_a_kill_of_the_asking_gateway() {
     mesh.up("gw-a");
 
     let rest: Vec<_> = lines.collect();
+    assert!(asking.wait().expect("ended").success());
     let wanted: Vec<_> = (2..=20).map(|n| format!("{n} tokens")).collect();
     assert_eq!(rest, wanted, "each once, in order");
 }
