@@ -13,6 +13,7 @@ use wire::map::{Cursor, Document, MapRequest, MapUpdate, PublishError};
 use wire::message::{
     Cause, Envelope, InstanceId, Kind, MessageFrame, MessageId, MessageKey, Nack, Stage,
 };
+use wire::parts::{Part, PartsFrame, Subscribe};
 use wire::peer::{DirectoryEntry, Hello, PeerFrame, Presence};
 use wire::probe::{
     Candidate, CandidateKind, Candidates, FULL_PROBE, Fragment, Note, Probe, ProbeAck,
@@ -42,6 +43,7 @@ fn main() {
     );
     write("peer_frame", peer_frames().iter().map(body));
     write("message_frame", message_frames().iter().map(body));
+    write("parts_frame", parts_frames());
     write("relay_datagram", [[&NODE.0[..], b"ciphertext"].concat()]);
     write("probe", probes());
     write("certificate", world.certificates.clone());
@@ -423,6 +425,33 @@ fn peer_frames() -> Vec<PeerFrame> {
         },
         PeerFrame::Directory(Vec::new()),
     ]
+}
+
+/// What the asking gateway says, and each thing that the answering one does.
+fn parts_frames() -> Vec<Vec<u8>> {
+    let key = MessageKey {
+        instance: InstanceId([3; 16]),
+        id: MessageId::new(1_750_000_000_000, [4; 10]),
+    };
+    let subscribe = Subscribe {
+        key,
+        attempt: 1,
+        after: 17,
+    };
+    let part = Part {
+        seq: 18,
+        kind: Some("thought".into()),
+        content: Bytes::from_static(b"token"),
+    };
+    let frames = [
+        PartsFrame::Attempt(2),
+        PartsFrame::Part(part),
+        PartsFrame::Lost { next: 20 },
+        PartsFrame::End { last: 21 },
+    ];
+    std::iter::once(body(&subscribe))
+        .chain(frames.iter().map(body))
+        .collect()
 }
 
 fn message_frames() -> Vec<MessageFrame> {

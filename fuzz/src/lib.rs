@@ -22,7 +22,7 @@ pub mod world;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target: its name, which is that of its corpus and its binary, and its function.
-pub const TARGETS: [Target; 24] = [
+pub const TARGETS: [Target; 25] = [
     ("a2a", local::a2a),
     ("api", local::api),
     ("certificate", signed::certificate),
@@ -32,6 +32,7 @@ pub const TARGETS: [Target; 24] = [
     ("map_frame", words::map_frame),
     ("message_frame", words::message_frame),
     ("names", local::names),
+    ("parts_frame", words::parts_frame),
     ("peer_frame", words::peer_frame),
     ("policy", rules::policy),
     ("policy_bundle", signed::policy_bundle),

@@ -8,6 +8,7 @@ use wire::frame;
 use wire::link::{BeaconFrame, ClientFrame, MAX_RELAYED, RelayDatagram};
 use wire::map::{MapRequest, MapUpdate};
 use wire::message::{MessageFrame, MessageId};
+use wire::parts::{PartsFrame, Subscribe};
 use wire::peer::PeerFrame;
 use wire::probe::{Control, MAX_CANDIDATES};
 
@@ -38,6 +39,12 @@ pub fn message_frame(bytes: &[u8]) {
         assert_eq!(id.to_string().parse(), Ok(id));
         let _ = id.unix_ms();
     }
+}
+
+/// The parts of an answer: what is asked for, and what comes.
+pub fn parts_frame(bytes: &[u8]) {
+    frame_of::<Subscribe>(bytes);
+    frame_of::<PartsFrame>(bytes);
 }
 
 /// A stream cut into frames as it arrives.

@@ -27,7 +27,7 @@ pub struct Tasks {
     drives: mpsc::Sender<Drive>,
 }
 
-/// What the node, as a client of A2A servers, remembers across a restart: see [`Trace`].
+/// What the node, as a client of A2A servers, remembers across a restart: see `Trace`.
 #[derive(Clone, Debug)]
 pub struct Posted(Arc<Store>);
 
