@@ -54,6 +54,12 @@ impl Claw {
         self.openclaw.take().expect("it runs").kill();
     }
 
+    /// SIGTERM for OpenClaw. After three SIGKILLs within five minutes it starts no channels by itself.
+    pub fn stop_openclaw(&mut self) {
+        let openclaw = self.openclaw.take().expect("it runs");
+        openclaw.terminate(READY_WITHIN);
+    }
+
     /// Waits until OpenClaw is ready and on the mesh.
     pub fn wait(&self) {
         let place = self.dir.display().to_string();

@@ -143,6 +143,17 @@ impl Running {
         self.child.id()
     }
 
+    /// SIGTERM, and wait until it is gone.
+    pub fn terminate(mut self, within: Duration) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        let start = Instant::now();
+        while self.child.try_wait().expect("a child").is_none() {
+            assert!(start.elapsed() < within, "{} does not end", self.command);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// SIGKILL, and wait until it is gone.
     pub fn kill(mut self) {
         self.end();

@@ -137,7 +137,7 @@ fn openclaw_survives_kills() {
     assert_eq!(answer(asked), "gw-b says: SLEEP 6 both-killed");
     assert_eq!(b.calls("both-killed"), 2);
 
-    b.kill_openclaw();
+    b.stop_openclaw();
     let asked = ask(&a, "asked-while-down");
     std::thread::sleep(Duration::from_secs(3));
     b.start_openclaw();
