@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use identity::NodeId;
-use router::{Cursor, PartEvent, PartsTarget, PushError, Ring};
+use router::{Cursor, PartsTarget, PushError, Ring};
 use tokio::sync::{Notify, mpsc, oneshot};
 use wire::message::MessageKey;
 use wire::parts::Part;
@@ -314,6 +314,3 @@ const SLOTS_OF_PEER: usize = 1024;
 
 /// As long as parts are kept for a reader that is away.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// What a subscription hears.
-pub type StreamEvent = PartEvent;

@@ -26,6 +26,7 @@ mod clock;
 mod early;
 mod ended;
 mod inbox;
+mod judging;
 mod outbox;
 mod parts;
 mod rates;
