@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use identity::NodeId;
+use net::endpoint::PARTS_AT_ONCE;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -147,6 +148,7 @@ async fn read(
     message: fn(NodeId, MessageFrame) -> SessionEvent,
 ) {
     let mut streams = tokio::task::JoinSet::new();
+    let mut sends_parts = false;
     loop {
         tokio::select! {
             accepted = quic.accept_uni() => {
@@ -167,6 +169,9 @@ async fn read(
             }
             accepted = quic.accept_bi() => {
                 let Ok((send, mut receive)) = accepted else { return };
+                if !std::mem::replace(&mut sends_parts, true) {
+                    quic.set_max_concurrent_bi_streams(PARTS_AT_ONCE);
+                }
                 let heard = heard.clone();
                 streams.spawn(async move {
                     let mut kind = [0];
