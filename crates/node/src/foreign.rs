@@ -9,14 +9,14 @@ use identity::AgentAddress;
 
 /// A text in its frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Framed {
-    pub(super) text: String,
+pub(crate) struct Framed {
+    pub(crate) text: String,
     /// Whether the end is missing.
-    pub(super) cut: bool,
+    pub(crate) cut: bool,
 }
 
 /// Frames a body. At most `room` bytes of it are shown, counted as they are shown.
-pub(super) fn frame(from: &AgentAddress, body: Body, room: usize) -> Framed {
+pub(crate) fn frame(from: &AgentAddress, body: Body, room: usize) -> Framed {
     let mut number = [0; 6];
     // Without randomness the node had not come this far: every message id needs it.
     let _ = getrandom::fill(&mut number);
@@ -43,8 +43,14 @@ fn framed(from: &AgentAddress, body: Body, room: usize, number: &str) -> Framed 
     Framed { text, cut }
 }
 
+/// A text without its frame, with what is invisible written out: for one that is told whose it is
+/// beside it.
+pub(crate) fn shown(text: &str) -> String {
+    escaped(text, usize::MAX).0
+}
+
 /// A word or a sentence on one line, for what is short and stands without a frame.
-pub(super) fn line(text: &str, room: usize) -> String {
+pub(crate) fn line(text: &str, room: usize) -> String {
     escaped(text, room)
         .0
         .replace('\n', "\\n")
@@ -56,9 +62,13 @@ fn escaped(text: &str, room: usize) -> (String, usize) {
     let mut out = String::new();
     for (at, c) in text.char_indices() {
         let before = out.len();
-        match matches!(c, '\n' | '\t') || !unseen(c) {
-            true => out.push(c),
-            false => out.extend(c.escape_unicode()),
+        let ends_line = c == '\r' && text[at + 1..].starts_with('\n');
+        match c {
+            // A line ends in one character, as most write it.
+            '\r' if ends_line => {}
+            '\n' | '\t' => out.push(c),
+            _ if unseen(c) => out.extend(c.escape_unicode()),
+            _ => out.push(c),
         }
         if out.len() > room {
             out.truncate(before);
@@ -141,6 +151,11 @@ mod tests {
             shown.contains("data in base64") && shown.contains("\n/wA=\n"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn a_line_ends_in_one_character() {
+        assert_eq!(shown("a\r\nb\rc\r"), "a\nb\\u{d}c\\u{d}");
     }
 
     #[test]

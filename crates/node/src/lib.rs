@@ -11,6 +11,7 @@ pub mod control;
 mod directories;
 mod exchange;
 pub mod files;
+mod foreign;
 mod links;
 pub mod messages;
 pub mod plane;

@@ -12,7 +12,6 @@ mod answers;
 mod arguments;
 mod calls;
 mod desk;
-mod foreign;
 mod problem;
 mod progress;
 mod sessions;

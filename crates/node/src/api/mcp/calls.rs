@@ -17,7 +17,6 @@ use super::arguments::{
     AckArguments, AgentsArguments, AskArguments, InboxArguments, ReplyArguments, SendArguments,
 };
 use super::desk::Caller;
-use super::foreign;
 use super::problem::Problem;
 use super::progress::Progress;
 use crate::api::extract::message_id;
@@ -25,6 +24,7 @@ use crate::api::messages::{
     ACK_MAX, RECEIVE_MAX, RECEIVE_WAIT_MAX_S, draft, outcome_answer, state,
 };
 use crate::api::refused::Refused;
+use crate::foreign;
 use crate::messages::{Delivery, Draft, ReceiveOptions, ReplyDraft, WaitFor, fresh_id, within};
 
 impl Caller {

@@ -19,9 +19,9 @@ use super::answers::{AckedAnswer, AgentsAnswer, Answer, AskedAnswer, InboxAnswer
 use super::arguments::{
     AckArguments, AgentsArguments, AskArguments, InboxArguments, ReplyArguments, SendArguments,
 };
-use super::foreign;
 use super::problem::Problem;
 use crate::api::Shared;
+use crate::foreign;
 use crate::messages::LocalAgent;
 
 /// One agent's side of it. Clones serve its sessions.

@@ -3,8 +3,8 @@
 use rmcp::schemars::{self, JsonSchema};
 use serde::Serialize;
 
-use super::foreign;
 use crate::api::refused::Refused;
+use crate::foreign;
 
 /// Why something did not happen, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]

@@ -9,7 +9,7 @@ use rmcp::service::{Peer, RequestContext};
 use router::PartEvent;
 use wire::MessageId;
 
-use super::foreign;
+use crate::foreign;
 use crate::messages::{LocalAgent, Messages, Outcome, State, WaitFor};
 use crate::streams::Subscription;
 
