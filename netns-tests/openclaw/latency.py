@@ -5,7 +5,9 @@ channel on loopback, asked in turns in one run. Run by latency.sh:
     latency.py DIR [ASKS]
 
 Asks `main@gw-b` as `main@gw-a` through the two mesh gateways and the plugin, and the A2A channel of
-gw-b directly, one after the other, and prints both medians and their difference.
+gw-b directly, one after the other, and prints both medians and their difference. Between two asks it
+pauses: the channel answers before OpenClaw is done with the turn, and what is left to do would be
+counted to whoever asks next.
 """
 import json
 import pathlib
@@ -15,6 +17,9 @@ import sys
 import time
 import urllib.request
 import uuid
+
+# Ten times what was seen of the rest of a turn.
+PAUSE = 0.3
 
 HOME, ASKS = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 100
 BEARER = "latency-0123456789abcdef0123456789"
@@ -59,6 +64,7 @@ def main():
             ("mesh", lambda: by_mesh(api, token, number)),
             ("a2a", lambda: by_a2a(port, "latency", number)),
         ):
+            time.sleep(PAUSE)
             begun = time.perf_counter()
             ask()
             if number >= 0:
