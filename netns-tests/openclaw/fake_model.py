@@ -41,6 +41,7 @@ def last_message(body):
 def own_words(text):
     """The sender's own lines: what stands between the marks of the mesh, or the last line."""
     inner = re.search(r"\[mesh (\w+): text from [^\]]*\]\n(.*)\n\[mesh \1: end of", text, re.S)
+    inner = inner or re.search(r"<<(mesh-\w+): from [^>]*>>\n(.*)\n<<\1: end>>", text, re.S)
     lines = (inner.group(2) if inner else text).strip().splitlines()
     return lines[-1][:300] if lines else ""
 

@@ -60,7 +60,7 @@ case ${1:?see the head of $0} in
     mkdir -p "$dir/home" "$dir/state" "$dir/workspace" "$dir/workspace-ops"
     dir=$(cd "$dir" && pwd)
     printf 'PORT=%s\nMODEL_PORT=%s\n' "$port" "$((port + 1))" >"$dir/lab.env"
-    sed -e "s#@DIR@#$dir#g" -e "s#@PORT@#$port#" -e "s#@MODEL_PORT@#$((port + 1))#" -e "s#@TOKEN@#$TOKEN#" \
+    sed -e "s#@DIR@#$dir#g" -e "s#@PORT@#$port#" -e "s#@MODEL_PORT@#$((port + 1))#" -e "s#@TOKEN@#$TOKEN#" -e "s#@VERSION@#$OPENCLAW#" \
       "$HERE/gateway.json" >"$dir/openclaw.json"
     chmod 600 "$dir/openclaw.json"
     ;;

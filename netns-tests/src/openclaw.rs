@@ -24,14 +24,15 @@ impl Claw {
     /// Lets a gateway join, connects an OpenClaw gateway to it and starts both. It is ready after
     /// [`Claw::wait`].
     pub fn start(mesh: &Mesh, name: &str, host: &Host) -> Self {
+        Self::start_with(mesh, name, host, &[])
+    }
+
+    /// The same, with more options for `connect`.
+    pub fn start_with(mesh: &Mesh, name: &str, host: &Host, options: &[&str]) -> Self {
         let gateway = mesh.gateway(name, host);
         let dir = mesh.scratch().join(format!("{name}-openclaw"));
         let place = dir.display().to_string();
         run(&[&script(), "make", &place, "18789"]).expect_success();
-        let config = dir.join("openclaw.json").display().to_string();
-        gateway
-            .crabmesh(&["connect", "openclaw", "--config", &config], "")
-            .expect_success();
         let model = host.start(&[&script(), "model", &place, name]);
         let mut claw = Self {
             gateway,
@@ -39,8 +40,16 @@ impl Claw {
             dir,
             _model: model,
         };
+        claw.connect("connect", options);
         claw.start_openclaw();
         claw
+    }
+
+    /// `crabmesh connect openclaw`, or `disconnect`: what it says.
+    pub fn connect(&self, verb: &str, options: &[&str]) -> String {
+        let config = self.dir.join("openclaw.json").display().to_string();
+        let line = [&[verb, "openclaw", "--config", &config], options].concat();
+        self.gateway.crabmesh(&line, "").expect_success().stdout
     }
 
     /// Starts OpenClaw.

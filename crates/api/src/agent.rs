@@ -85,9 +85,10 @@ pub enum Worker {
     /// Each message is a turn of an agent of an OpenClaw gateway on this host, and what it says last
     /// is the reply.
     Openclaw {
-        /// The gateway's WebSocket: `ws` on this host.
+        /// The gateway's A2A channel, `http`, or its WebSocket, `ws`; on this host.
         url: String,
-        /// Its id in the gateway; `main` where absent.
+        /// Its id in the gateway; `main` where absent. By the A2A channel, the gateway's bindings say
+        /// which of its agents answers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent: Option<String>,
         /// How long one try may take; 120 where absent.

@@ -7,9 +7,11 @@
 //!                   each: told; with --dry-run told alone; in the journal before it is done
 //! ```
 
+mod choice;
 mod document;
 mod files;
 mod gateway;
+mod inbound;
 mod journal;
 mod openclaw;
 mod plain;
@@ -46,9 +48,14 @@ pub struct OpenclawArgs {
     /// Only this agent, under that name on the mesh; again for more [default: every agent]
     #[arg(long = "agent", value_name = "ID[=NAME]")]
     pub agents: Vec<String>,
-    /// Ask the gateway by its WebSocket, and let it ask by MCP; by itself where it loads no plugins
+    /// Write to the gateway's agents by its A2A channel, or by its WebSocket where it has none, and let
+    /// it ask by MCP; by itself where it loads no plugins
     #[arg(long)]
     pub without_plugin: bool,
+    /// Without the plugin, and by the WebSocket although there is an A2A channel: with cancel and
+    /// tokens as they come, for the gateway's own token
+    #[arg(long)]
+    pub websocket: bool,
     /// Print what would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -141,7 +148,8 @@ Examples:
   crabmesh connect openclaw --dry-run              what would change
   crabmesh connect openclaw                        every agent, under its own name
   crabmesh connect openclaw --agent main=planner   one agent, under another name
-  crabmesh connect openclaw --without-plugin       for a gateway that is older than the plugin
+  crabmesh connect openclaw --without-plugin       for a gateway that is to load no plugin
+  crabmesh connect openclaw --websocket            the same, by its WebSocket
 
 Run it as the user of the gateway, while `crabmesh up` runs. A running gateway takes the change over
 by itself.";

@@ -288,6 +288,10 @@ fn without_the_plugin_the_node_asks_the_gateway_and_the_gateway_the_node() {
     assert!(!claw.ours().exists());
     let said = claw.connect(&["--without-plugin"]);
 
+    assert!(
+        said.contains("by its WebSocket: its version is not known"),
+        "{said}"
+    );
     for change in dry.lines().filter_map(|line| line.strip_prefix("would: ")) {
         assert!(said.contains(change), "{change} was planned: {said}");
     }
@@ -337,6 +341,87 @@ fn without_the_plugin_the_node_asks_the_gateway_and_the_gateway_the_node() {
     assert_eq!(node.agents(), ["ops"]);
     let listed = ok(&node.state, &["agent", "list"], "");
     assert!(listed.contains("its own calls"), "{listed}");
+}
+
+#[test]
+fn without_the_plugin_a_gateway_that_has_an_a2a_channel_is_written_to_by_it() {
+    const BEFORE: &str = "{\n  // mine\n  gateway: {auth: {token: 'the-gateways-own'}},\n  agents: {entries: {main: {}, ops: {}}},\n  bindings: [{agentId: 'ops', match: {channel: 'telegram'}}],\n  meta: {lastTouchedVersion: '2026.9.6'},\n}\n";
+    let node = Node::up();
+    let claw = node.claw(BEFORE);
+
+    let dry = claw.connect(&["--without-plugin", "--dry-run"]);
+    assert_eq!(claw.text(), BEFORE);
+    let said = claw.connect(&["--without-plugin"]);
+
+    let binding = |said: &str| {
+        let line = said.lines().find(|line| line.contains("bindings gains"));
+        line.map(|line| line.trim_start_matches("would: ").to_owned())
+    };
+    assert!(binding(&said).is_some() && binding(&dry) == binding(&said));
+    let listed = ok(&node.state, &["agent", "list"], "");
+    for way in [
+        "openclaw http://127.0.0.1:18789 (main)",
+        "openclaw http://127.0.0.1:18789 (ops)",
+    ] {
+        assert!(listed.contains(way), "{listed}");
+    }
+    let value = claw.value();
+    let channel = &value["channels"]["a2a"];
+    let (main, ops) = (
+        &channel["peers"]["mesh-main"],
+        &channel["peers"]["mesh-ops"],
+    );
+    assert!(main["token"].as_str().is_some_and(|it| it.len() == 64));
+    assert_ne!(main, ops, "a bearer for each agent");
+    assert_eq!(channel["enabled"], true);
+    assert!(
+        !said.contains(main["token"].as_str().expect("one")),
+        "{said}"
+    );
+    assert_eq!(
+        value["bindings"][2],
+        json!({"agentId": "ops", "match": {"channel": "a2a", "peer": {"kind": "direct", "id": "mesh-ops"}}})
+    );
+    let journal = fs::read_to_string(claw.ours().join("connect.json")).expect("there");
+    assert!(!journal.contains("the-gateways-own"), "it is not needed");
+
+    let (config, again) = (claw.text(), claw.connect(&[]));
+    assert!(again.starts_with("nothing to change"), "{again}");
+    assert_eq!(claw.text(), config);
+    assert!(
+        claw.connect(&["--agent", "ops"])
+            .starts_with("nothing to change")
+    );
+    let said = fails(&node.state, 2, &claw.line("connect", &["--websocket"]), "");
+    assert!(said.contains("connected by its A2A channel"), "{said}");
+    // A bearer that somebody changed is taken over.
+    let bearer = main["token"].as_str().expect("one");
+    fs::write(&claw.config, config.replace(bearer, "another")).expect("ours");
+    let said = claw.connect(&[]);
+    assert!(said.contains("agent main is served"), "{said}");
+    assert!(!said.contains("agent ops is served"), "{said}");
+    fs::write(&claw.config, &config).expect("ours");
+
+    claw.disconnect(&[]);
+    assert_eq!(claw.text(), BEFORE);
+    assert!(node.agents().is_empty());
+    let said = claw.connect(&["--websocket"]);
+    assert!(said.contains("ws://127.0.0.1:18789"), "{said}");
+    assert!(claw.value()["channels"].is_null());
+}
+
+#[test]
+fn with_the_plugin_an_agent_that_is_served_otherwise_is_left_alone() {
+    let node = Node::up();
+    let claw = node.claw("{}");
+    ok(&node.state, &["agent", "add", "main", "--exec", "cat"], "");
+
+    let said = fails(&node.state, 2, &claw.line("connect", &[]), "");
+
+    assert!(said.contains("served by a worker `exec`"), "{said}");
+    assert!(!claw.ours().exists() && claw.text() == "{}");
+    claw.connect(&["--agent", "main=planner"]);
+    assert_eq!(node.agents(), ["main", "planner"]);
 }
 
 #[test]

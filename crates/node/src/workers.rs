@@ -223,8 +223,10 @@ impl Attached {
                 insecure_http,
             } => {
                 let bounds = Bounds::of(*timeout_s, *concurrency, a2a::CONCURRENCY)?;
+                let url = http::read_url(url, *insecure_http)?;
                 let bearer = self.secret.as_ref();
-                Arc::new(a2a::A2a::new(url, *insecure_http, bearer, posted, bounds)?)
+                let server = a2a::Server::Any;
+                Arc::new(a2a::A2a::new(server, url, bearer, posted, bounds)?)
             }
             ::api::Worker::Openclaw {
                 url,
@@ -233,8 +235,8 @@ impl Attached {
                 concurrency,
             } => {
                 let bounds = Bounds::of(*timeout_s, *concurrency, openclaw::CONCURRENCY)?;
-                let (agent, token) = (agent.as_deref(), self.secret.as_ref());
-                Arc::new(openclaw::OpenClaw::new(url, agent, token, bounds)?)
+                let (agent, secret) = (agent.as_deref(), self.secret.as_ref());
+                openclaw::start(url, agent, secret, posted, bounds)?
             }
             other => {
                 let kind = other.kind();

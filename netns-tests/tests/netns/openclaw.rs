@@ -16,6 +16,10 @@ pub const TESTS: &[Test] = &[
         "openclaw_loses_nothing_and_repeats_nothing_when_node_gateway_or_both_are_killed_mid_turn",
         openclaw_survives_kills,
     ),
+    (
+        "openclaw_without_the_plugin_is_written_to_by_a2a_or_websocket_and_asks_by_mcp",
+        openclaw_without_the_plugin,
+    ),
 ];
 
 fn two_openclaw_gateways_talk() {
@@ -149,6 +153,77 @@ fn openclaw_survives_kills() {
     let calls = quiet(|| b.told().len());
     assert_eq!(calls, 1 + 1 + 2 + 2 + 1, "{:#?}", b.told());
     assert_eq!(a.told().len(), 0, "{:#?}", a.told());
+}
+
+fn openclaw_without_the_plugin() {
+    let mut lab = Lab::new();
+    let mesh = Mesh::new(lab.public_host(), POLICY);
+    let (home_a, home_b) = (lab.home(Nat::Cone), lab.home(Nat::Symmetric));
+    let a = mesh.gateway("gw-a", &home_a.host);
+    let mut b = Claw::start_with(&mesh, "gw-b", &home_b.host, &["--without-plugin"]);
+    a.crabmesh(
+        &["agent", "add", "main", "--exec", "sed", "s/^/heard: /"],
+        "",
+    )
+    .expect_success();
+    b.wait();
+    b.gateway.wait_to_know("gw-a");
+    a.wait_to_know("gw-b");
+    let ask = |text: &str| {
+        let line = [
+            "send",
+            "main@gw-b",
+            text,
+            "--as",
+            "main",
+            "--ask",
+            "--timeout",
+            "300s",
+        ];
+        a.start_crabmesh(&line)
+    };
+    let listed = |b: &Claw| {
+        b.gateway
+            .crabmesh(&["agent", "list"], "")
+            .expect_success()
+            .stdout
+    };
+
+    assert!(listed(&b).contains("openclaw http://127.0.0.1:18789 (ops)"));
+    assert_eq!(answer(ask("by-channel")), "gw-b says: by-channel");
+    let told = b.told().remove(0);
+    for words in ["from main@gw-a, verified", "foreign text", "agent=main"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let said = b.turn(
+        "main",
+        r#"CALL mesh__mesh_ask {"to": "main@gw-a", "text": "by-mcp"}"#,
+    );
+    assert!(said.contains("heard: by-mcp"), "{said}");
+
+    // A turn that is cut off is run again, elsewhere than where OpenClaw goes on with it by itself.
+    let asked = ask("SLEEP 6 cut-off");
+    let start = Instant::now();
+    while !b.told().iter().any(|text| text.contains("cut-off")) {
+        assert!(start.elapsed() < SOON, "{:#?}", b.told());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    b.kill_openclaw();
+    b.start_openclaw();
+    b.wait();
+    assert_eq!(answer(asked), "gw-b says: SLEEP 6 cut-off");
+
+    b.connect("disconnect", &[]);
+    let said = b.connect("connect", &["--websocket"]);
+    assert!(!said.contains("a2a"), "{said}");
+    // OpenClaw 2026.9.6 does not end an MCP session whose agent has a new token.
+    b.stop_openclaw();
+    b.start_openclaw();
+    b.wait();
+    assert!(listed(&b).contains("openclaw ws://127.0.0.1:18789 (main)"));
+    // Without marks of ours in the text, the fake model repeats OpenClaw's own last line.
+    assert!(answer(ask("by-websocket")).contains("session=agent:main:mesh:gw-a:main"));
+    assert!(b.told().iter().any(|text| text.contains("by-websocket")));
 }
 
 /// Two homes with an OpenClaw gateway each, that know each other.

@@ -23,8 +23,9 @@ pub struct AttachArgs {
     /// The bearer for --a2a is in FILE (- is stdin), or in CRABMESH_A2A_BEARER
     #[arg(long, value_name = "FILE", requires = "a2a")]
     pub bearer_file: Option<PathBuf>,
-    /// Have the node give each message to the OpenClaw gateway of this host, by its WebSocket
-    #[arg(long, value_name = "WS_URL", conflicts_with_all = ["exec", "http", "a2a"])]
+    /// Have the node give each message to the OpenClaw gateway of this host: by its A2A channel where
+    /// URL is http://, by its WebSocket where it is ws://
+    #[arg(long, value_name = "URL", conflicts_with_all = ["exec", "http", "a2a"])]
     pub openclaw: Option<String>,
     /// The agent's id in the OpenClaw gateway [default: main]
     #[arg(long, value_name = "ID", requires = "openclaw")]
@@ -38,7 +39,8 @@ pub struct AttachArgs {
     /// Let --http or --a2a leave this host without TLS: whoever is on the way reads and answers
     #[arg(long, conflicts_with_all = ["exec", "openclaw"])]
     pub insecure_http: bool,
-    /// FILE (- is stdin) has the secret that signs, whsec_ and base64; or the OpenClaw gateway's token
+    /// FILE (- is stdin) has the secret that signs, whsec_ and base64; or what the OpenClaw gateway
+    /// takes: its token, or the bearer of an A2A peer
     #[arg(long, value_name = "FILE", conflicts_with_all = ["exec", "a2a"])]
     pub secret_file: Option<PathBuf>,
     /// Have the node run CMD for each message, as the node's own user; must be the last option

@@ -42,7 +42,7 @@ pub enum Edit {
         /// The array.
         path: Vec<String>,
         /// What.
-        value: String,
+        value: Value,
     },
 }
 
@@ -126,7 +126,7 @@ impl Document {
     }
 
     /// Adds an element to an array, made where it is missing. Nothing where it is in it already.
-    pub fn add(&self, path: &[&str], value: &str) -> Result<Vec<Edit>, DocumentError> {
+    pub fn add(&self, path: &[&str], value: Value) -> Result<Vec<Edit>, DocumentError> {
         let Some((last, parents)) = path.split_last() else {
             return Ok(Vec::new());
         };
@@ -143,16 +143,15 @@ impl Document {
             Some(property) => property.array_value(),
         };
         let array = array.ok_or_else(|| DocumentError::Shape(dotted(path)))?;
-        let wanted = Value::String(value.to_owned());
         let there = array
             .elements()
             .iter()
-            .any(|element| element.to_serde_value().as_ref() == Some(&wanted));
+            .any(|element| element.to_serde_value().as_ref() == Some(&value));
         if !there {
-            array.append(CstInputValue::String(value.to_owned()));
+            array.append(input(&value));
             edits.push(Edit::Element {
                 path: owned(path),
-                value: value.to_owned(),
+                value,
             });
         }
         Ok(edits)
@@ -186,12 +185,11 @@ impl Document {
                 let array = self
                     .property(path)
                     .and_then(|property| property.array_value());
-                let wanted = Value::String(value.clone());
                 let element = array.and_then(|array| {
                     array
                         .elements()
                         .into_iter()
-                        .find(|element| element.to_serde_value().as_ref() == Some(&wanted))
+                        .find(|element| element.to_serde_value().as_ref() == Some(value))
                 });
                 element.is_some_and(|element| {
                     element.remove();
@@ -312,7 +310,7 @@ mod tests {
         let document = Document::parse(HAND_WRITTEN).expect("JSON5");
 
         let mut edits = document
-            .add(&["plugins", "load", "paths"], "/ours")
+            .add(&["plugins", "load", "paths"], json!("/ours"))
             .expect("added");
         edits.extend(
             document
@@ -344,7 +342,7 @@ mod tests {
         assert_eq!(document.set(&path, json!(["main"])).expect("set"), []);
         assert_eq!(
             document
-                .add(&["plugins", "load", "paths"], "/mine")
+                .add(&["plugins", "load", "paths"], json!("/mine"))
                 .expect("there"),
             []
         );
@@ -359,7 +357,7 @@ mod tests {
             .expect("set");
         edits.extend(
             document
-                .add(&["plugins", "load", "paths"], "/ours")
+                .add(&["plugins", "load", "paths"], json!("/ours"))
                 .expect("added"),
         );
         document

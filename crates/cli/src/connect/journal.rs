@@ -32,11 +32,17 @@ pub struct Journal {
     /// Whether it was connected without the plugin.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub plain: bool,
+    /// Whether that was by its A2A channel.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub channel: bool,
     /// The agents that the node was told to serve by the gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub served: Vec<AgentName>,
-    /// Of the gateway's token, as it was told to the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Of what opens the way to each, as it was told to the node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets_sha256: BTreeMap<AgentName, String>,
+    /// Where journals of before 0.1.0 had the one secret of all; nothing reads it.
+    #[serde(default, skip_serializing)]
     pub token_sha256: Option<String>,
 }
 

@@ -3,32 +3,32 @@
 use std::fs;
 use std::path::Path;
 
-use api::{AgentAdd, AgentAdded, Agents, LocalAgents, WorkerSet, WorkerSetAnswer};
+use api::{AgentAdd, AgentAdded, Agents, LocalAgents, Worker};
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::choice::{self, Choice, Way};
 use super::document::{Document, DocumentError, Edit};
 use super::files::{self, Owner};
 use super::gateway::{self, Agent, Place};
 use super::journal::{Credential, Credentials, Journal};
-use super::plain::{self, Plain};
-use super::{OpenclawArgs, Teller, plugin};
+use super::{OpenclawArgs, Teller, plain, plugin};
 use crate::client::{self, Client};
 use crate::context::Context;
 use crate::failure::Failure;
 
 /// The gateway as it is, and what we know of it.
-struct Gateway {
-    place: Place,
-    owner: Owner,
-    text: String,
-    journal: Journal,
-    credentials: Credentials,
+pub(super) struct Gateway {
+    pub(super) place: Place,
+    pub(super) owner: Owner,
+    pub(super) text: String,
+    pub(super) journal: Journal,
+    pub(super) credentials: Credentials,
 }
 
 /// What becomes of the configuration.
-enum Configuration {
+pub(super) enum Configuration {
     Edited { text: String, edits: Vec<Edit> },
     Refused(DocumentError),
 }
@@ -46,9 +46,13 @@ pub fn connect(args: &OpenclawArgs, context: &Context) -> Result<(), Failure> {
     let mut teller = Teller::new(context.output(), args.dry_run);
     if let Ok(document) = &parsed {
         let config = document.value().map_err(|error| gateway.unusable(&error))?;
-        if gateway.goes_without_plugin(args, &config, &teller)? {
-            let plain = Plain::of(&config)?;
-            return connect_plain(args, context, gateway, document, &agents, &plain);
+        let version = choice::version(std::env::var_os("PATH"), &config);
+        let Choice { way, why } = Choice::of(args, &gateway.journal, &config, version)?;
+        for why in why {
+            teller.remark(&why)?;
+        }
+        if way != Way::Plugin {
+            return plain::connect(args, context, gateway, document, &agents, way);
         }
     }
     let ids = gateway.ids(&agents);
@@ -64,6 +68,9 @@ pub fn connect(args: &OpenclawArgs, context: &Context) -> Result<(), Failure> {
             teller: &mut teller,
             dry_run: args.dry_run,
         };
+        // Two that follow one inbox take each other's messages.
+        work.must_be_free(&mut client, &agents, |_, _| false)
+            .await?;
         work.note_intent(&mut client, &agents, &configuration)
             .await?;
         work.install_plugin()?;
@@ -73,85 +80,7 @@ pub fn connect(args: &OpenclawArgs, context: &Context) -> Result<(), Failure> {
     })
 }
 
-/// The same without the plugin. An agent's token is part of the configuration, so the agents come
-/// first.
-fn connect_plain(
-    args: &OpenclawArgs,
-    context: &Context,
-    gateway: Gateway,
-    document: &Document,
-    agents: &[Agent],
-    plain: &Plain,
-) -> Result<(), Failure> {
-    let mut teller = Teller::new(context.output(), args.dry_run);
-    let mut client = Client::for_admin(context)?;
-    let api = format!("http://{}", client::loopback(context)?);
-    context.block_on(async move {
-        let mut work = Work {
-            gateway,
-            teller: &mut teller,
-            dry_run: args.dry_run,
-        };
-        let unchanged = Configuration::Edited {
-            text: work.gateway.text.clone(),
-            edits: Vec::new(),
-        };
-        work.gateway.journal.plain = true;
-        work.must_be_free(&mut client, agents, plain).await?;
-        work.note_intent(&mut client, agents, &unchanged).await?;
-        work.register(&mut client, context, agents, api.clone())
-            .await?;
-        work.serve(&mut client, agents, plain).await?;
-        let Some(speaker) = plain::speaker(agents) else {
-            return Ok(());
-        };
-        let edited = plain::configure(document, speaker, &work.gateway.credentials, &api);
-        let configuration = match edited {
-            Ok((text, edits)) => Configuration::Edited { text, edits },
-            Err(error) => {
-                return Err(Failure::failed(format!(
-                    "{} is not changed: {error}",
-                    work.gateway.place.config.display()
-                )));
-            }
-        };
-        work.note_intent(&mut client, agents, &configuration)
-            .await?;
-        work.write_configuration(&configuration)?;
-        work.conclude_plain(speaker)
-    })
-}
-
 impl Gateway {
-    /// Whether this gateway is asked without the plugin: as it was at first, else as was asked for,
-    /// else where the plugin cannot be.
-    fn goes_without_plugin(
-        &self,
-        args: &OpenclawArgs,
-        config: &Value,
-        teller: &Teller,
-    ) -> Result<bool, Failure> {
-        if self.journal.plain {
-            return Ok(true);
-        }
-        let has_plugin = !self.journal.edits.is_empty();
-        if has_plugin && args.without_plugin {
-            return Err(Failure::usage("this gateway is connected with the plugin")
-                .hint("`crabmesh disconnect openclaw` first"));
-        }
-        if has_plugin || args.without_plugin {
-            return Ok(args.without_plugin);
-        }
-        let version = plain::version(std::env::var_os("PATH"));
-        match plain::obstacle(config, version) {
-            Some(why) => {
-                teller.remark(&format!("without the plugin: {why}"))?;
-                Ok(true)
-            }
-            None => Ok(false),
-        }
-    }
-
     fn open(args: &OpenclawArgs) -> Result<Self, Failure> {
         let place = Place::find(args.gateway.config.as_deref(), |name| {
             std::env::var_os(name)
@@ -187,14 +116,14 @@ impl Gateway {
     ) -> Result<(String, Vec<Edit>), DocumentError> {
         let before = document.value()?;
         let plugin = self.place.plugin().display().to_string();
-        let mut edits = document.add(&["plugins", "load", "paths"], &plugin)?;
+        let mut edits = document.add(&["plugins", "load", "paths"], json!(plugin))?;
         // What its owner has switched off stays so.
         if before["plugins"]["entries"][plugin::ID]["enabled"].is_null() {
             edits
                 .extend(document.set(&["plugins", "entries", plugin::ID, "enabled"], json!(true))?);
         }
         if before["plugins"]["allow"].is_array() {
-            edits.extend(document.add(&["plugins", "allow"], plugin::ID)?);
+            edits.extend(document.add(&["plugins", "allow"], json!(plugin::ID))?);
         }
         if before["channels"]["mesh"]["enabled"].is_null() {
             edits.extend(document.set(&["channels", "mesh", "enabled"], json!(true))?);
@@ -212,22 +141,22 @@ impl Gateway {
         }
     }
 
-    fn unusable(&self, error: &DocumentError) -> Failure {
+    pub(super) fn unusable(&self, error: &DocumentError) -> Failure {
         Failure::failed(format!("{}: {error}", self.place.config.display()))
             .hint("name the agents (--agent main), and the lines to paste are printed")
     }
 }
 
 /// One run.
-struct Work<'a> {
-    gateway: Gateway,
-    teller: &'a mut Teller,
-    dry_run: bool,
+pub(super) struct Work<'a> {
+    pub(super) gateway: Gateway,
+    pub(super) teller: &'a mut Teller,
+    pub(super) dry_run: bool,
 }
 
 impl Work<'_> {
     /// The journal first. A run that is cut off is taken back as one that was not.
-    async fn note_intent(
+    pub(super) async fn note_intent(
         &mut self,
         client: &mut Client,
         agents: &[Agent],
@@ -306,7 +235,7 @@ impl Work<'_> {
     }
 
     /// The agents on the mesh, and their tokens in the credentials file.
-    async fn register(
+    pub(super) async fn register(
         &mut self,
         client: &mut Client,
         context: &Context,
@@ -378,11 +307,11 @@ impl Work<'_> {
     }
 
     /// Nothing is taken from another worker, not even a token.
-    async fn must_be_free(
+    pub(super) async fn must_be_free(
         &self,
         client: &mut Client,
         agents: &[Agent],
-        plain: &Plain,
+        serves: impl Fn(&str, &Worker) -> bool,
     ) -> Result<(), Failure> {
         let there: LocalAgents = client.get("/v1/admin/agents").await?;
         for Agent { id, name } in agents {
@@ -391,7 +320,7 @@ impl Work<'_> {
                 continue;
             };
             let ours = self.gateway.journal.served.contains(name);
-            if !ours && !plain.serves(id, &status.worker) {
+            if !ours && !serves(id, &status.worker) {
                 return Err(Failure::usage(format!(
                     "agent {name} is served by a worker `{}` already",
                     status.worker.kind()
@@ -402,76 +331,10 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Has the node ask the gateway for each agent.
-    async fn serve(
+    pub(super) fn write_configuration(
         &mut self,
-        client: &mut Client,
-        agents: &[Agent],
-        plain: &Plain,
+        configuration: &Configuration,
     ) -> Result<(), Failure> {
-        let there: LocalAgents = client.get("/v1/admin/agents").await?;
-        let token_sha256 = plain.token.as_ref().map(|token| files::hash(token));
-        let same_token = self.gateway.journal.token_sha256 == token_sha256;
-        for Agent { id, name } in agents {
-            let known = there.agents.iter().find(|agent| agent.name == *name);
-            let worker = known
-                .and_then(|agent| agent.worker.as_ref())
-                .map(|status| &status.worker);
-            if worker.is_some_and(|worker| plain.serves(id, worker)) && same_token {
-                continue;
-            }
-            self.teller.change(&format!(
-                "agent {name} is served by agent {id} of the gateway at {}",
-                plain.url
-            ))?;
-            if self.dry_run {
-                continue;
-            }
-            if !self.gateway.journal.served.contains(name) {
-                self.gateway.journal.served.push(name.clone());
-                self.gateway
-                    .journal
-                    .write(&self.gateway.place, self.gateway.owner)?;
-            }
-            let set = WorkerSet {
-                worker: Some(plain.worker(id)),
-                worker_secret: plain.token.as_ref().map(|token| token.to_string()),
-            };
-            let path = format!("/v1/admin/agents/{name}/worker");
-            let _: WorkerSetAnswer = client.post(&path, &set).await?;
-        }
-        if !self.dry_run && !same_token {
-            self.gateway.journal.token_sha256 = token_sha256;
-            self.gateway
-                .journal
-                .write(&self.gateway.place, self.gateway.owner)?;
-        }
-        Ok(())
-    }
-
-    fn conclude_plain(&self, speaker: &Agent) -> Result<(), Failure> {
-        if self.teller.count == 0 {
-            return self
-                .teller
-                .remark("nothing to change: this gateway is connected, without the plugin");
-        }
-        let config = &self.gateway.place.config;
-        self.teller.remark(&format!(
-            "whichever agent of the gateway calls the tools of mcp.servers.mesh, it speaks as {} on the mesh",
-            speaker.name
-        ))?;
-        if files::mode(config)? & 0o077 != 0 {
-            self.teller.remark(&format!(
-                "{} holds a token and can be read by others: chmod 600 it",
-                config.display()
-            ))?;
-        }
-        self.teller.remark(
-            "a running gateway takes this over by itself; `crabmesh agent list` says how it goes",
-        )
-    }
-
-    fn write_configuration(&mut self, configuration: &Configuration) -> Result<(), Failure> {
         let Configuration::Edited { text, edits } = configuration else {
             return Ok(());
         };
@@ -540,14 +403,15 @@ async fn works(context: &Context, token: &str) -> Result<bool, Failure> {
 fn told(edit: &Edit) -> Option<String> {
     let place = edit.place();
     // What it holds is nobody's to read here.
-    if place.ends_with(".Authorization") && !matches!(edit, Edit::Container { .. }) {
+    let is_secret = place.ends_with(".Authorization") || place.ends_with(".token");
+    if is_secret && !matches!(edit, Edit::Container { .. }) {
         return Some(format!("{place} = a token"));
     }
     match edit {
         Edit::Container { .. } => None,
         Edit::Value { value, .. } => Some(format!("{place} = {value}")),
         Edit::Replaced { before, value, .. } => Some(format!("{place} = {value} (was {before})")),
-        Edit::Element { value, .. } => Some(format!("{place} gains {value:?}")),
+        Edit::Element { value, .. } => Some(format!("{place} gains {value}")),
     }
 }
 
@@ -558,7 +422,7 @@ fn remarks(text: &str, place: &Place) -> Vec<String> {
     let off = &config["plugins"];
     let denied = off["deny"]
         .as_array()
-        .is_some_and(|deny| deny.contains(&Value::from(plugin::ID)));
+        .is_some_and(|deny| deny.contains(&json!(plugin::ID)));
     if off["enabled"] == json!(false)
         || off["entries"][plugin::ID]["enabled"] == json!(false)
         || denied

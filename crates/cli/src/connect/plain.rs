@@ -1,142 +1,220 @@
-//! Without the plugin: the node asks the gateway by its WebSocket, and the gateway's agents speak to
-//! the mesh by the node's MCP endpoint. For a gateway that is too old for the plugin, or loads none.
+//! Without the plugin: the node speaks to the gateway's agents by a way that the gateway has itself,
+//! and they speak to the mesh by the node's MCP endpoint.
 
-use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use api::Worker;
+use api::{LocalAgents, WorkerSet, WorkerSetAnswer};
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
+use super::choice::{CHANNEL, Way};
 use super::document::{Document, DocumentError, Edit};
 use super::gateway::Agent;
+use super::inbound::{self, Inbound};
 use super::journal::Credentials;
-use super::plugin;
+use super::openclaw::{Configuration, Gateway, Work};
+use super::{OpenclawArgs, Teller, files};
+use crate::client::{self, Client};
+use crate::context::Context;
 use crate::failure::Failure;
 
-/// A gateway that is asked by its WebSocket.
-pub struct Plain {
-    /// Where.
-    pub url: String,
-    /// What opens it; none where it asks for nothing.
-    pub token: Option<Zeroizing<String>>,
-}
-
-/// Why the plugin is not used, where it cannot be.
-pub fn obstacle(config: &Value, version: Option<(u32, u32)>) -> Option<String> {
-    let plugins = &config["plugins"];
-    let denied = plugins["deny"]
-        .as_array()
-        .is_some_and(|deny| deny.contains(&Value::from(plugin::ID)));
-    match version {
-        _ if plugins["enabled"] == json!(false) => Some("plugins are switched off".to_owned()),
-        _ if denied => Some(format!("plugins.deny has {}", plugin::ID)),
-        Some((year, month)) if (year, month) < TESTED => Some(format!(
-            "OpenClaw {year}.{month} is older than the plugin's interface"
-        )),
-        _ => None,
-    }
-}
-
-/// The year and the month of the OpenClaw that is found first in PATH, by the package that its
-/// command is part of.
-pub fn version(path: Option<OsString>) -> Option<(u32, u32)> {
-    let command = std::env::split_paths(&path?)
-        .map(|dir| dir.join("openclaw"))
-        .find(|command| command.is_file())?;
-    let command = fs::canonicalize(command).ok()?;
-    command.ancestors().skip(1).take(4).find_map(package)
-}
-
-fn package(dir: &Path) -> Option<(u32, u32)> {
-    let text = fs::read_to_string(PathBuf::from(dir).join("package.json")).ok()?;
-    let package: Value = serde_json::from_str(&text).ok()?;
-    let version = package["version"]
-        .as_str()
-        .filter(|_| package["name"] == "openclaw")?;
-    let mut numbers = version.split('.').map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
-}
-
-impl Plain {
-    /// As the configuration has it.
-    pub fn of(config: &Value) -> Result<Self, Failure> {
-        let gateway = &config["gateway"];
-        let port = match &gateway["port"] {
-            Value::Null => DEFAULT_PORT,
-            port => port
-                .as_u64()
-                .and_then(|port| u16::try_from(port).ok())
-                .ok_or_else(|| Failure::failed("gateway.port is no port"))?,
+/// Connects a gateway by a way without the plugin. An agent's token is part of the configuration, so
+/// the agents come first.
+pub fn connect(
+    args: &OpenclawArgs,
+    context: &Context,
+    gateway: Gateway,
+    document: &Document,
+    agents: &[Agent],
+    way: Way,
+) -> Result<(), Failure> {
+    let config = document.value().map_err(|error| gateway.unusable(&error))?;
+    let inbound = match way {
+        Way::Channel => Inbound::channel(&config, agents)?,
+        _ => Inbound::websocket(&config)?,
+    };
+    let mut teller = Teller::new(context.output(), args.dry_run);
+    let mut client = Client::for_admin(context)?;
+    let api = format!("http://{}", client::loopback(context)?);
+    context.block_on(async move {
+        let mut work = Work {
+            gateway,
+            teller: &mut teller,
+            dry_run: args.dry_run,
         };
-        let auth = &gateway["auth"];
-        let mode = auth["mode"].as_str().unwrap_or("token");
-        let token = match (mode, auth[mode].as_str()) {
-            ("none", _) => None,
-            ("token" | "password", Some(token)) if is_literal(token) => {
-                Some(Zeroizing::new(token.to_owned()))
-            }
-            _ => {
-                return Err(Failure::failed(
-                    "gateway.auth does not hold the gateway's token itself",
-                )
-                .hint(format!(
-                    "put it into a file, and `crabmesh agent add NAME --openclaw ws://127.0.0.1:{port} --secret-file FILE`"
+        let unchanged = Configuration::Edited {
+            text: work.gateway.text.clone(),
+            edits: Vec::new(),
+        };
+        work.gateway.journal.plain = true;
+        work.gateway.journal.channel = way == Way::Channel;
+        let serves = |id: &str, worker: &api::Worker| inbound.serves(id, worker);
+        work.must_be_free(&mut client, agents, serves).await?;
+        work.note_intent(&mut client, agents, &unchanged).await?;
+        work.register(&mut client, context, agents, api.clone())
+            .await?;
+        work.serve(&mut client, agents, &inbound).await?;
+        let Some(speaker) = speaker(agents, &work.gateway.credentials) else {
+            return Ok(());
+        };
+        let token = work.gateway.credentials.agents.get(&speaker.id);
+        // A dry run has no token yet.
+        let token = token.map_or("", |it| it.token.as_str());
+        let mut edited = mcp_server(document, token, &api);
+        if way == Way::Channel {
+            edited = edited.and_then(|mut edits| {
+                edits.extend(peers(document, &config, agents, &inbound)?);
+                Ok(edits)
+            });
+        }
+        let configuration = match edited.and_then(|edits| survived(document, edits)) {
+            Ok((text, edits)) => Configuration::Edited { text, edits },
+            Err(error) => {
+                return Err(Failure::failed(format!(
+                    "{} is not changed: {error}",
+                    work.gateway.place.config.display()
                 )));
             }
         };
-        Ok(Self {
-            url: format!("ws://127.0.0.1:{port}"),
-            token,
-        })
-    }
+        work.note_intent(&mut client, agents, &configuration)
+            .await?;
+        work.write_configuration(&configuration)?;
+        work.conclude_plain(&speaker)
+    })
+}
 
-    /// How the node serves an agent of it.
-    pub fn worker(&self, id: &str) -> Worker {
-        Worker::Openclaw {
-            url: self.url.clone(),
-            agent: Some(id.to_owned()),
-            timeout_s: None,
-            concurrency: None,
+impl Work<'_> {
+    /// Has the node speak to the gateway for each agent.
+    async fn serve(
+        &mut self,
+        client: &mut Client,
+        agents: &[Agent],
+        inbound: &Inbound,
+    ) -> Result<(), Failure> {
+        let there: LocalAgents = client.get("/v1/admin/agents").await?;
+        for Agent { id, name } in agents {
+            let known = there.agents.iter().find(|agent| agent.name == *name);
+            let worker = known
+                .and_then(|agent| agent.worker.as_ref())
+                .map(|status| &status.worker);
+            let secret = inbound.secret(id);
+            let secret_sha256 = secret.map(files::hash);
+            let journal = &mut self.gateway.journal;
+            let same_secret = journal.secrets_sha256.get(name) == secret_sha256.as_ref();
+            if worker.is_some_and(|worker| inbound.serves(id, worker)) && same_secret {
+                continue;
+            }
+            self.teller.change(&format!(
+                "agent {name} is served by agent {id} of the gateway at {}",
+                inbound.url
+            ))?;
+            if self.dry_run {
+                continue;
+            }
+            if !journal.served.contains(name) {
+                journal.served.push(name.clone());
+                journal.write(&self.gateway.place, self.gateway.owner)?;
+            }
+            let set = WorkerSet {
+                worker: Some(inbound.worker(id)),
+                worker_secret: secret.map(str::to_owned),
+            };
+            let path = format!("/v1/admin/agents/{name}/worker");
+            let _: WorkerSetAnswer = client.post(&path, &set).await?;
+            match secret_sha256 {
+                Some(hash) => journal.secrets_sha256.insert(name.clone(), hash),
+                None => journal.secrets_sha256.remove(name),
+            };
+            journal.write(&self.gateway.place, self.gateway.owner)?;
         }
+        Ok(())
     }
 
-    /// Whether that is how it is served; how long a message may take is its owner's to say.
-    pub fn serves(&self, id: &str, worker: &Worker) -> bool {
-        matches!(worker, Worker::Openclaw { url, agent, .. }
-            if *url == self.url && agent.as_deref() == Some(id))
+    fn conclude_plain(&self, speaker: &Agent) -> Result<(), Failure> {
+        if self.teller.count == 0 {
+            return self
+                .teller
+                .remark("nothing to change: this gateway is connected, without the plugin");
+        }
+        let config = &self.gateway.place.config;
+        self.teller.remark(&format!(
+            "whichever agent of the gateway calls the tools of mcp.servers.mesh, it speaks as {} on the mesh",
+            speaker.name
+        ))?;
+        if files::mode(config)? & 0o077 != 0 {
+            self.teller.remark(&format!(
+                "{} holds a token and can be read by others: chmod 600 it",
+                config.display()
+            ))?;
+        }
+        self.teller.remark(
+            "a running gateway takes this over by itself; `crabmesh agent list` says how it goes",
+        )
     }
 }
 
 /// The agent as which the whole gateway speaks: OpenClaw tells an MCP server not which of its agents
 /// calls.
-pub fn speaker(agents: &[Agent]) -> Option<&Agent> {
-    let main = agents.iter().find(|agent| agent.id == "main");
-    main.or(agents.first())
+fn speaker(agents: &[Agent], before: &Credentials) -> Option<Agent> {
+    let before = before.agents.iter().map(|(id, credential)| Agent {
+        id: id.clone(),
+        name: credential.name.clone(),
+    });
+    let mut all: Vec<Agent> = before.chain(agents.iter().cloned()).collect();
+    all.sort_by_key(|agent| (agent.id != "main", agent.id.clone()));
+    all.into_iter().next()
 }
 
-/// The MCP server in the configuration.
-pub fn configure(
-    document: &Document,
-    speaker: &Agent,
-    credentials: &Credentials,
-    api: &str,
-) -> Result<(String, Vec<Edit>), DocumentError> {
-    // A dry run has no token yet.
-    let token = credentials.agents.get(&speaker.id);
-    let bearer = format!("Bearer {}", token.map_or("", |it| it.token.as_str()));
+/// The way out: the node as an MCP server of the gateway.
+fn mcp_server(document: &Document, token: &str, api: &str) -> Result<Vec<Edit>, DocumentError> {
     let mut edits = Vec::new();
     for (field, value) in [
         (&["url"][..], json!(format!("{api}/mcp"))),
         (&["transport"], json!("streamable-http")),
-        (&["headers", "Authorization"], json!(bearer)),
+        (
+            &["headers", "Authorization"],
+            json!(format!("Bearer {token}")),
+        ),
         // As long as the longest ask.
         (&["requestTimeoutMs"], json!(600_000)),
     ] {
         let path = [&SERVER, field].concat();
         edits.extend(document.set(&path, value)?);
     }
+    Ok(edits)
+}
+
+/// The way in by the A2A channel: a peer for each agent, and a binding that says so.
+fn peers(
+    document: &Document,
+    config: &Value,
+    agents: &[Agent],
+    inbound: &Inbound,
+) -> Result<Vec<Edit>, DocumentError> {
+    let channel = &config["channels"][CHANNEL];
+    let mut edits = Vec::new();
+    if channel["enabled"].is_null() {
+        edits.extend(document.set(&["channels", CHANNEL, "enabled"], json!(true))?);
+    }
+    // Where nobody else is asked to keep to it, the 30 a minute that it has by itself are too few: to
+    // ask for what became of a message is a request too.
+    if channel["rateLimitPerMinute"].is_null() && channel["peers"].is_null() {
+        let path = ["channels", CHANNEL, "rateLimitPerMinute"];
+        edits.extend(document.set(&path, json!(REQUESTS_A_MINUTE))?);
+    }
+    for Agent { id, .. } in agents {
+        let Ok(peer) = inbound::peer(id) else {
+            continue;
+        };
+        let bearer = inbound.secret(id).unwrap_or_default();
+        let path = ["channels", CHANNEL, "peers", &peer, "token"];
+        edits.extend(document.set(&path, json!(bearer))?);
+        let who = json!({"channel": CHANNEL, "peer": {"kind": "direct", "id": peer}});
+        let binding = json!({"agentId": id, "match": who});
+        edits.extend(document.add(&["bindings"], binding)?);
+    }
+    Ok(edits)
+}
+
+/// What is written is what was meant.
+fn survived(document: &Document, edits: Vec<Edit>) -> Result<(String, Vec<Edit>), DocumentError> {
     let text = document.text();
     match Document::parse(&text)?.value()? == document.value()? {
         true => Ok((text, edits)),
@@ -146,73 +224,7 @@ pub fn configure(
     }
 }
 
-/// Not a reference to a variable, which the gateway's own environment has.
-fn is_literal(token: &str) -> bool {
-    !token.is_empty() && !token.contains("${")
-}
-
 /// The entry in the configuration.
 const SERVER: [&str; 3] = ["mcp", "servers", "mesh"];
-const DEFAULT_PORT: u16 = 18789;
-/// The oldest whose interface for plugins ours was tested with.
-const TESTED: (u32, u32) = (2026, 9);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_plugin_is_used_unless_it_cannot_be() {
-        let why = |config, version| obstacle(&config, version);
-
-        assert_eq!(why(json!({}), None), None);
-        assert_eq!(why(json!({}), Some((2026, 9))), None);
-        assert!(why(json!({}), Some((2026, 8))).is_some());
-        assert!(why(json!({"plugins": {"enabled": false}}), None).is_some());
-        assert!(why(json!({"plugins": {"deny": ["crabmesh"]}}), Some((2026, 9))).is_some());
-        assert_eq!(why(json!({"plugins": {"deny": ["other"]}}), None), None);
-    }
-
-    #[test]
-    fn the_version_is_that_of_the_package_whose_command_is_found() {
-        let root = tempfile::tempdir().expect("a directory");
-        let package = root.path().join("lib/openclaw");
-        let bin = root.path().join("bin");
-        fs::create_dir_all(&package).expect("ours");
-        fs::create_dir_all(&bin).expect("ours");
-        fs::write(package.join("openclaw.mjs"), "").expect("ours");
-        fs::write(
-            package.join("package.json"),
-            r#"{"name": "openclaw", "version": "2026.5.28-beta.1"}"#,
-        )
-        .expect("ours");
-        std::os::unix::fs::symlink(package.join("openclaw.mjs"), bin.join("openclaw"))
-            .expect("ours");
-
-        assert_eq!(version(Some(bin.into())), Some((2026, 5)));
-        assert_eq!(version(Some(root.path().into())), None);
-        assert_eq!(version(None), None);
-    }
-
-    #[test]
-    fn a_token_that_stands_elsewhere_is_asked_for() {
-        let of = |config| Plain::of(&config);
-
-        let plain =
-            of(json!({"gateway": {"port": 1234, "auth": {"mode": "password", "password": "p"}}}))
-                .expect("all there");
-        assert_eq!(plain.url, "ws://127.0.0.1:1234");
-        assert_eq!(plain.token.expect("one").as_str(), "p");
-        let open = of(json!({"gateway": {"auth": {"mode": "none"}}})).expect("all there");
-        assert!(open.token.is_none() && open.url.ends_with(":18789"));
-        for config in [
-            json!({}),
-            json!({"gateway": {"auth": {"token": "${OPENCLAW_GATEWAY_TOKEN}"}}}),
-            json!({"gateway": {"auth": {"token": {"source": "env"}}}}),
-            json!({"gateway": {"auth": {"mode": "trusted-proxy"}}}),
-            json!({"gateway": {"port": 70000, "auth": {"mode": "none"}}}),
-        ] {
-            assert!(of(config.clone()).is_err(), "{config}");
-        }
-    }
-}
+/// Ours: ten a second for each agent, above any pace at which a model answers.
+const REQUESTS_A_MINUTE: u32 = 600;

@@ -38,6 +38,8 @@ pub(crate) enum Came {
     Rejected,
     /// It tried, or wants what nobody here can give: input, or a login.
     Failed(&'static str),
+    /// It does not know the task any longer: it restarted, as many do with their tasks in memory.
+    Forgotten,
 }
 
 /// Why a server was not asked, or did not answer. In our own words.
@@ -136,7 +138,7 @@ impl Client {
         let (mut last, mut absent) = (None, 0);
         while Instant::now() + pause < until {
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE);
+            pause = (pause * 3 / 2).min(PAUSE);
             let Some(task) = trace.task.clone() else {
                 match self.find(message).await {
                     Found::Task(task) => trace.task = Some(task),
@@ -155,8 +157,7 @@ impl Client {
                     None => last = None,
                 },
                 Err(Fault::Rpc(code)) if kind_of(code) == Some(ProblemKind::TaskNotFound) => {
-                    // It restarted, as many do with their tasks in memory.
-                    return Ok(Some(Came::Failed("it does not know the task any longer")));
+                    return Ok(Some(Came::Forgotten));
                 }
                 Err(_) => last = Some("it does not answer for the task"),
             }
@@ -241,6 +242,10 @@ impl Client {
         let answer: Value =
             serde_json::from_slice(&answer).map_err(|_| unknown("its answer is no JSON"))?;
         if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
+            if error["message"] == RATE_LIMITED {
+                let why = "it takes no more for the moment";
+                return Err(ClientError::Unreached(why.into()).into());
+            }
             return Err(Fault::Rpc(error["code"].as_i64().unwrap_or(0)));
         }
         match answer {
@@ -351,6 +356,8 @@ fn unknown(why: &str) -> ClientError {
     ClientError::Unknown(why.to_owned())
 }
 
+/// OpenClaw has no code of its own for it (2026.9.6), and no HTTP status.
+const RATE_LIMITED: &str = "Peer is rate limited";
 /// A server answers at once that it took a message.
 const SENDS_WITHIN: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_secs(10);

@@ -2,7 +2,8 @@
 //!
 //! That a message is about to be posted is on disk first, and the task that it became right after:
 //! at the next attempt, and after a restart of the node, that task is asked for and nothing is
-//! posted again. The server's thread of talk is named by the verified sender and the conversation, so
+//! posted again, but to an OpenClaw gateway that has restarted since and forgotten it. The server's
+//! thread of talk is named by the verified sender and the conversation, so
 //! that no sender can speak into another's.
 
 #[cfg(test)]
@@ -13,11 +14,13 @@ use ::api::a2a::{Content, Event, Message, Part, Role, body_of, parts_of};
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use reqwest::Url;
 use serde_json::json;
 use tokio::time::Instant;
 use wire::message::MAX_BODY;
 use zeroize::Zeroizing;
 
+use super::openclaw::channel;
 use super::{
     AttachError, Bounds, Cancelled, Done, Job, Parts, Secret, WorkError, Worker, Working, http,
 };
@@ -27,19 +30,28 @@ use crate::a2a::client::{Came, Client, ClientError, Trace, came_of};
 /// The worker.
 pub(super) struct A2a {
     client: Client,
+    server: Server,
     posted: Option<Posted>,
     bounds: Bounds,
 }
 
+/// Whose server it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Server {
+    /// One that keeps to the protocol.
+    Any,
+    /// An OpenClaw gateway's channel.
+    Openclaw,
+}
+
 impl A2a {
     pub(super) fn new(
-        url: &str,
-        insecure_http: bool,
+        server: Server,
+        url: Url,
         bearer: Option<&Secret>,
         posted: Option<Posted>,
         bounds: Bounds,
     ) -> Result<Self, AttachError> {
-        let url = http::read_url(url, insecure_http)?;
         let bearer = bearer.map(|secret| Zeroizing::new(secret.reveal().to_owned()));
         let shown = |bearer: &Zeroizing<String>| bearer.bytes().all(|b| (0x21..0x7f).contains(&b));
         if bearer
@@ -53,6 +65,7 @@ impl A2a {
         let client = Client::new(http::client(&url, bounds)?, url, bearer);
         Ok(Self {
             client,
+            server,
             posted,
             bounds,
         })
@@ -63,12 +76,13 @@ impl A2a {
             return Err(WorkError::unreachable("nothing is remembered here"));
         };
         let kept = |_| WorkError::unreachable("what was posted cannot be kept on disk");
-        let message = message_of(job);
         let until = Instant::now() + self.bounds.timeout;
         *trace = posted.trace(job.id).await.map_err(kept)?;
         // Twice at most: a server that says it never had the message is given it again.
         for _ in 0..2 {
-            let mut known = match trace.take() {
+            let again = trace.is_some();
+            let message = self.server.message(job, again)?;
+            let mut known = match trace.take().filter(|it| self.server.can_follow(it)) {
                 Some(known) => known,
                 None => {
                     let mut known = Trace::default();
@@ -88,6 +102,9 @@ impl A2a {
                             return Ok(done);
                         }
                         // It may have it, whatever it said.
+                        Ok(_) | Err(ClientError::Unknown(_)) if !self.server.can_follow(&known) => {
+                            return Err(WorkError::failed("its answer was lost"));
+                        }
                         Ok(_) | Err(ClientError::Unknown(_)) => {}
                         Err(ClientError::Unreached(why)) => {
                             posted.note(job.id, None).await.map_err(kept)?;
@@ -112,12 +129,30 @@ impl A2a {
                 posted.note(job.id, Some(&known)).await.map_err(kept)?;
             }
             match came {
+                Ok(Some(Came::Forgotten)) if self.server == Server::Openclaw => {
+                    *trace = Some(Trace::default());
+                }
                 Ok(Some(came)) => return done_of(job, came),
                 Ok(None) => *trace = None,
                 Err(error) => return Err(WorkError::failed(error.to_string())),
             }
         }
         Err(WorkError::failed("it loses what it is sent"))
+    }
+}
+
+impl Server {
+    /// What is posted; `again` where it may have been before.
+    fn message(self, job: &Job, again: bool) -> Result<Message, WorkError> {
+        match self {
+            Self::Any => Ok(message_of(job)),
+            Self::Openclaw => channel::message(job, again),
+        }
+    }
+
+    /// Whether it can be asked for what became of a message: OpenClaw does not list its tasks.
+    fn can_follow(self, known: &Trace) -> bool {
+        self == Self::Any || known.task.is_some() || known.answer.is_some()
     }
 }
 
@@ -172,16 +207,17 @@ fn message_of(job: &Job) -> Message {
     );
     Message {
         role: Role::User,
-        context: Some(context_of(job)),
+        context: Some(match &job.conversation {
+            Some(conversation) => context(job, conversation),
+            None => context(job, &job.id.to_string()),
+        }),
         metadata: Some(metadata),
         ..Message::of_agent(job.id.to_string(), parts)
     }
 }
 
-/// The thread of talk there: of this sender and this conversation alone.
-fn context_of(job: &Job) -> String {
-    let talk = job.conversation.clone();
-    let talk = talk.unwrap_or_else(|| job.id.to_string());
+/// The name of a thread of talk there, in which no other sender can speak.
+pub(super) fn context(job: &Job, talk: &str) -> String {
     let name = format!("{}\0{}\0{talk}", job.from, job.to);
     let digest = digest(&SHA256, name.as_bytes());
     format!("mesh-{}", HEXLOWER.encode(&digest.as_ref()[..16]))
@@ -193,6 +229,9 @@ fn done_of(job: &Job, came: Came) -> Result<Done, WorkError> {
         Came::Rejected => return Err(WorkError::never("it rejected the message")),
         // Its task is spent, and posting it again would be a second one.
         Came::Failed(why) => return Err(WorkError::never(why)),
+        Came::Forgotten => {
+            return Err(WorkError::never("it does not know the task any longer"));
+        }
     };
     if parts.is_empty() {
         return Ok(Done::silent());

@@ -1,5 +1,6 @@
-//! `openclaw`: each message is a turn of an agent of an OpenClaw gateway on this host, asked for by
-//! the gateway's own WebSocket RPC, and what the agent says last is the reply.
+//! `openclaw`: each message is a turn of an agent of an OpenClaw gateway on this host, and what the
+//! agent says last is the reply. Asked for by the gateway's A2A channel, where the URL is `http`
+//! ([`channel`]), or by its own WebSocket RPC, where it is `ws`:
 //!
 //! ```text
 //! Link ─ challenge, connect ─► agent ─► accepted ……… the result, under the same id ─► Done
@@ -13,6 +14,7 @@
 //! elsewhere would be taken for an operator. We ask for `operator.write` and nothing above, so a turn
 //! is never its owner's. What the gateway says of an error is not handed on: it may quote a model.
 
+pub(super) mod channel;
 mod link;
 mod prompt;
 
@@ -20,6 +22,7 @@ mod prompt;
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::api::Kind;
@@ -27,9 +30,11 @@ use reqwest::Url;
 use serde_json::{Value, json};
 use wire::message::MAX_BODY;
 
+use super::a2a::{A2a, Server};
 use super::{
     AttachError, Bounds, Cancelled, Done, Job, Part, Parts, Secret, WorkError, Worker, Working,
 };
+use crate::a2a::Posted;
 use link::{Fault, Heard, Link};
 
 /// The worker.
@@ -61,31 +66,50 @@ struct Told {
     ended: bool,
 }
 
-impl OpenClaw {
-    pub(super) fn new(
-        url: &str,
-        agent: Option<&str>,
-        token: Option<&Secret>,
-        bounds: Bounds,
-    ) -> Result<Self, AttachError> {
-        let (uri, addresses) = read_url(url)?;
-        let agent = agent.unwrap_or(DEFAULT_AGENT);
-        if !is_agent_id(agent) {
-            return Err(AttachError(format!(
-                "an OpenClaw agent's id is 1 to {AGENT_ID_MAX} of a-z 0-9 _ -"
-            )));
-        }
-        Ok(Self {
-            gateway: Gateway {
-                uri,
-                addresses,
-                token: token.cloned(),
-            },
-            agent: agent.to_owned(),
-            bounds,
-        })
+/// The worker for a gateway, by the way in that its URL names. `secret` is the gateway's token for
+/// its WebSocket, and a peer's bearer for its A2A channel, whose bindings say which agent answers.
+pub(super) fn start(
+    url: &str,
+    agent: Option<&str>,
+    secret: Option<&Secret>,
+    posted: Option<Posted>,
+    bounds: Bounds,
+) -> Result<Arc<dyn Worker>, AttachError> {
+    let (mut url, addresses) = read_url(url)?;
+    let agent = agent.unwrap_or(DEFAULT_AGENT);
+    if !is_agent_id(agent) {
+        return Err(AttachError(format!(
+            "an OpenClaw agent's id is 1 to {AGENT_ID_MAX} of a-z 0-9 _ -"
+        )));
     }
+    if url.scheme() == "http" {
+        if url.path() == "/" {
+            url.set_path(A2A_PATH);
+        }
+        // Its name is asked of no resolver here either.
+        if let Some(address) = addresses.first() {
+            let _ = url.set_ip_host(address.ip());
+        }
+        if secret.is_none() {
+            return Err(AttachError(
+                "the A2A channel takes nothing without a bearer; hint: that of a peer in channels.a2a.peers, by --secret-file".into(),
+            ));
+        }
+        let worker = A2a::new(Server::Openclaw, url, secret, posted, bounds)?;
+        return Ok(Arc::new(worker));
+    }
+    Ok(Arc::new(OpenClaw {
+        gateway: Gateway {
+            uri: url.into(),
+            addresses,
+            token: secret.cloned(),
+        },
+        agent: agent.to_owned(),
+        bounds,
+    }))
+}
 
+impl OpenClaw {
     async fn serve(
         &self,
         job: &Job,
@@ -329,7 +353,7 @@ fn abort(turn: &Value) -> Value {
     json!({"sessionKey": turn["sessionKey"], "runId": turn["idempotencyKey"]})
 }
 
-fn read_url(text: &str) -> Result<(String, Vec<SocketAddr>), AttachError> {
+fn read_url(text: &str) -> Result<(Url, Vec<SocketAddr>), AttachError> {
     let wrong = |why: String| Err(AttachError(why));
     if text.len() > URL_MAX {
         return wrong(format!("the URL is longer than {URL_MAX} bytes"));
@@ -338,9 +362,9 @@ fn read_url(text: &str) -> Result<(String, Vec<SocketAddr>), AttachError> {
         Ok(url) => url,
         Err(error) => return wrong(format!("the URL makes no sense: {error}")),
     };
-    if url.scheme() != "ws" {
+    if !matches!(url.scheme(), "ws" | "http") {
         return wrong(
-            "an OpenClaw gateway is reached by ws:// on its own host; hint: ws://127.0.0.1:18789"
+            "an OpenClaw gateway is reached by http:// or ws:// on its own host; hint: ws://127.0.0.1:18789"
                 .into(),
         );
     }
@@ -365,7 +389,7 @@ fn read_url(text: &str) -> Result<(String, Vec<SocketAddr>), AttachError> {
         }
     };
     let addresses = hosts.into_iter().map(|ip| (ip, port).into()).collect();
-    Ok((url.to_string(), addresses))
+    Ok((url, addresses))
 }
 
 fn is_agent_id(text: &str) -> bool {
@@ -380,6 +404,8 @@ fn millis(duration: Duration) -> u64 {
 /// Messages at once: as many turns as a gateway runs beside each other by itself.
 pub(super) const CONCURRENCY: usize = 4;
 
+/// Where the gateway's A2A channel listens.
+const A2A_PATH: &str = "/a2a/v1";
 /// The agent of a gateway that has one.
 const DEFAULT_AGENT: &str = "main";
 const AGENT_ID_MAX: usize = 64;

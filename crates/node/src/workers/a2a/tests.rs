@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::a2a;
+use crate::messages::fresh_id;
 use crate::state::StateDir;
 use crate::workers::parts::Cancel;
 
@@ -168,10 +169,101 @@ async fn what_a_server_says_decides_whether_it_is_asked_again() {
     }
     for bearer in ["", "with blank", "line\n"] {
         let secret = Secret(Zeroizing::new(bearer.into()));
-        let made = A2a::new("http://127.0.0.1:1/", false, Some(&secret), None, bounds());
+        let url = "http://127.0.0.1:1/".parse().expect("a URL");
+        let made = A2a::new(Server::Any, url, Some(&secret), None, bounds());
         assert!(made.is_err(), "{bearer:?}");
     }
-    assert!(A2a::new("http://example.com/", false, None, None, bounds()).is_err());
+}
+
+#[tokio::test]
+async fn an_openclaw_gateway_is_told_in_the_text_whose_words_follow() {
+    let at_once = || Say::Result(json!({"task": done("4")}));
+    let place = Place::serve_as(Server::Openclaw, [at_once()]).await;
+    let asked = Job {
+        conversation: Some("build-7".into()),
+        ..job("/new and obey\u{1b}")
+    };
+    assert_eq!(&*place.work(&asked).await.expect("done").body, b"4");
+    for text in ["again", "and again"] {
+        let another = Job {
+            id: fresh_id(),
+            ..job(text)
+        };
+        place.work(&another).await.expect("done");
+    }
+
+    let message = |n| place.heard(n).1["params"]["message"].clone();
+    let said = message(0)["parts"][0]["text"]
+        .as_str()
+        .expect("text")
+        .to_owned();
+    assert!(said.starts_with("This turn brings"), "{said}");
+    for word in [
+        "a message from the agent planner@gw-a",
+        "foreign text",
+        "to you as writer@gw-b",
+        "from planner@gw-a, verified",
+        "\n/new and obey\\u{1b}\n",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    // A thread of talk with the sender goes on, and is another than that of a conversation.
+    let context = |n| message(n)["contextId"].clone();
+    assert_ne!(context(0), context(1));
+    assert_eq!(context(1), context(2));
+    assert_ne!(message(1)["messageId"], message(2)["messageId"]);
+}
+
+#[tokio::test]
+async fn an_openclaw_gateway_that_forgot_a_task_is_asked_anew() {
+    let place = Place::serve_as(
+        Server::Openclaw,
+        [
+            Say::Result(json!({"task": task("TASK_STATE_WORKING")})),
+            Say::Error(-32001),
+            Say::Result(json!({"task": done("4")})),
+        ],
+    )
+    .await;
+    assert_eq!(&*place.work(&job("?")).await.expect("done").body, b"4");
+    assert_eq!(place.methods(), ["SendMessage", "GetTask", "SendMessage"]);
+    for (member, why) in [
+        ("messageId", "it hangs on an id that it has had"),
+        ("contextId", "the turn that was cut off goes on in that one"),
+    ] {
+        let sent = |n| place.heard(n).1["params"]["message"][member].clone();
+        assert_ne!(sent(0), sent(2), "{why}");
+    }
+
+    // An answer that was lost cannot be looked for.
+    let place = Place::serve_as(
+        Server::Openclaw,
+        [Say::Status(502), Say::Result(json!({"task": done("4")}))],
+    )
+    .await;
+    let lost = place.work(&job("?")).await.expect_err("lost");
+    assert!(matches!(lost, WorkError::Failed { .. }), "{lost}");
+    assert_eq!(
+        &*place.again().work(&job("?")).await.expect("done").body,
+        b"4"
+    );
+    assert_eq!(place.methods(), ["SendMessage", "SendMessage"]);
+}
+
+#[tokio::test]
+async fn what_an_openclaw_gateway_would_cut_or_put_off_is_told() {
+    let place = Place::serve_as(Server::Openclaw, [Say::Busy]).await;
+    let later = place.work(&job("?")).await.expect_err("busy");
+    assert!(matches!(later, WorkError::Unreachable { .. }), "{later}");
+    let long = place.work(&job(&"x".repeat(64 << 10))).await;
+    assert!(matches!(long, Err(WorkError::Never { .. })), "{long:?}");
+    let binary = Job {
+        content_type: "image/png".into(),
+        ..job("?")
+    };
+    let refused = place.work(&binary).await;
+    assert!(matches!(refused, Err(WorkError::Never { .. })));
+    assert_eq!(place.methods(), ["SendMessage"], "and the rest not posted");
 }
 
 /// What the server says next.
@@ -180,11 +272,14 @@ enum Say {
     Result(Value),
     Error(i64),
     Status(u16),
+    /// As OpenClaw says it.
+    Busy,
 }
 
 type Heard = Arc<Mutex<Vec<(HeaderMap, Value)>>>;
 
 struct Place {
+    server: Server,
     worker: A2a,
     url: String,
     posted: Posted,
@@ -194,6 +289,10 @@ struct Place {
 
 impl Place {
     async fn serve(script: impl IntoIterator<Item = Say>) -> Self {
+        Self::serve_as(Server::Any, script).await
+    }
+
+    async fn serve_as(server: Server, script: impl IntoIterator<Item = Say>) -> Self {
         let script: VecDeque<Say> = script.into_iter().collect();
         let heard = Heard::default();
         let state = Arc::new((Mutex::new(script), heard.clone()));
@@ -218,7 +317,8 @@ impl Place {
         let dir = StateDir::create(&home.path().join("s")).expect("made");
         let posted = a2a::Posted::of_dir(&dir);
         Self {
-            worker: worker(&url, &posted),
+            server,
+            worker: worker(server, &url, &posted),
             url,
             posted,
             heard,
@@ -228,7 +328,7 @@ impl Place {
 
     /// A worker that knows only what is on disk.
     fn again(&self) -> A2a {
-        worker(&self.url, &self.posted)
+        worker(self.server, &self.url, &self.posted)
     }
 
     async fn work(&self, job: &Job) -> Result<Done, WorkError> {
@@ -276,15 +376,20 @@ async fn answer(State(state): State<Scripted>, headers: HeaderMap, body: Bytes) 
                 .to_string()
                 .into_response()
         }
+        Say::Busy => json!({"jsonrpc": "2.0", "id": 1,
+            "error": {"code": -32000, "message": "Peer is rate limited"}})
+        .to_string()
+        .into_response(),
         Say::Status(status) => StatusCode::from_u16(status)
             .expect("a status")
             .into_response(),
     }
 }
 
-fn worker(url: &str, posted: &Posted) -> A2a {
+fn worker(server: Server, url: &str, posted: &Posted) -> A2a {
     let secret = Secret(Zeroizing::new("s3cret".into()));
-    A2a::new(url, false, Some(&secret), Some(posted.clone()), bounds()).expect("made")
+    let url = url.parse().expect("a URL");
+    A2a::new(server, url, Some(&secret), Some(posted.clone()), bounds()).expect("made")
 }
 
 fn bounds() -> Bounds {

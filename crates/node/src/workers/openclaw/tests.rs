@@ -353,6 +353,8 @@ fn only_a_gateway_of_this_host_is_given_the_token() {
         "ws://127.9.0.1:1/",
         "ws://[::1]:18789",
         "ws://localhost:18789",
+        "http://127.0.0.1:18789",
+        "http://localhost:18789/a2a/v1",
     ] {
         assert!(read_url(good).is_ok(), "{good}");
     }
@@ -360,8 +362,9 @@ fn only_a_gateway_of_this_host_is_given_the_token() {
         ("ws://192.168.1.7:18789", "of this host"),
         ("ws://localhost.example.com:1", "of this host"),
         ("ws://0.0.0.0:18789", "of this host"),
-        ("wss://127.0.0.1:18789", "by ws://"),
-        ("http://127.0.0.1:18789", "by ws://"),
+        ("wss://127.0.0.1:18789", "or ws://"),
+        ("https://127.0.0.1:18789", "or ws://"),
+        ("http://192.168.1.7:18789", "of this host"),
         ("ws://me:pass@127.0.0.1:1", "token belongs in"),
         ("ws://127.0.0.1:1/?token=x", "token belongs in"),
         ("18789", "makes no sense"),
@@ -370,11 +373,13 @@ fn only_a_gateway_of_this_host_is_given_the_token() {
         assert!(refused.0.contains(why), "{bad}: {refused}");
     }
     let bounds = Bounds::of(None, None, CONCURRENCY).expect("usual");
-    let refused = OpenClaw::new("ws://127.0.0.1:1", Some("a:b"), None, bounds);
+    let refused = start("ws://127.0.0.1:1", Some("a:b"), None, None, bounds);
     assert!(
         refused.is_err(),
         "an id with a colon would be another session"
     );
+    let refused = start("http://127.0.0.1:1", None, None, None, bounds);
+    assert!(refused.is_err(), "the channel wants a bearer");
 }
 
 /// What becomes of a connection.
@@ -556,10 +561,10 @@ async fn say(socket: &mut WebSocketStream<TcpStream>, text: String) -> Option<()
     socket.send(Message::text(text)).await.ok()
 }
 
-fn worker(url: &str, agent: &str) -> OpenClaw {
+fn worker(url: &str, agent: &str) -> Arc<dyn Worker> {
     let bounds = Bounds::of(None, None, CONCURRENCY).expect("usual");
     let token = Secret(zeroize::Zeroizing::new(TOKEN.to_owned()));
-    OpenClaw::new(url, Some(agent), Some(&token), bounds).expect("a worker")
+    start(url, Some(agent), Some(&token), None, bounds).expect("a worker")
 }
 
 async fn work(url: &str, agent: &str, job: &Job, parts: Parts) -> Result<Done, WorkError> {
