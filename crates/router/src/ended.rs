@@ -85,14 +85,18 @@ impl Router {
             return;
         }
         let (node, key) = (message.sent.node, message.key());
+        let storing = message.storing.is_some();
         let may_be_there = match message.place {
-            Place::Storing(_) => {
-                message.sent.taken_back = true;
-                return;
-            }
             Place::Settled => true,
+            Place::Waiting => false,
             Place::Lane(lane) => {
                 let flies = self.outbox.flies(lane, row);
+                if storing && !flies {
+                    if let Some(message) = self.outbox.messages.get_mut(&row) {
+                        message.sent.taken_back = true;
+                    }
+                    return;
+                }
                 self.call_back(lane, row, 1);
                 flies
             }

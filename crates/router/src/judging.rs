@@ -17,10 +17,10 @@ impl Router {
         self.to_pump
             .extend(self.outbox.lanes.values().map(|lane| lane.key.node));
         let unsettled = |message: &Outgoing| match message.place {
-            Place::Lane(_) => true,
-            Place::Settled => message.open,
             // Judged when its store is done.
-            Place::Storing(_) => false,
+            _ if message.storing.is_some() => false,
+            Place::Waiting | Place::Lane(_) => true,
+            Place::Settled => message.open,
         };
         let rows = self.outbox.messages.iter();
         let rows = rows.filter(|(_, message)| unsettled(message));

@@ -3,12 +3,16 @@
 //! A *lane* is one sending agent and one addressed agent: it is offered in order, a prefix of it
 //! is in flight, and whatever goes wrong with one message rewinds the lane to it (go-back-N). A
 //! *peer* bounds what all its lanes have in flight together.
+//!
+//! A message has its place in its lane before it is on disk, so that the order is that of the sender.
+//! It is offered when it is on disk, and a reply before: whoever asked need not wait for this disk
+//! too. A crash between the two shows the request again, whose second reply is then one too many.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use identity::{AgentName, NodeId};
-use wire::message::MessageKey;
+use wire::message::{Kind, MessageKey};
 use wire::{Envelope, InstanceId, MessageId};
 
 use crate::limits;
@@ -37,6 +41,8 @@ pub(crate) struct Outgoing {
     /// Until the receiver has it.
     pub(crate) envelope: Option<Envelope>,
     pub(crate) place: Place,
+    /// Not yet on disk.
+    pub(crate) storing: Option<Ticket>,
     pub(crate) expires: Instant,
     /// Somebody waits for what becomes of it.
     pub(crate) watched: bool,
@@ -53,9 +59,9 @@ pub(crate) struct Outgoing {
 /// Where a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Not yet on disk.
-    Storing(Ticket),
-    /// On disk, in its lane.
+    /// On its way to its lane.
+    Waiting,
+    /// In its lane.
     Lane(LaneId),
     /// The receiver has it, or never will.
     Settled,
@@ -129,6 +135,12 @@ impl Outgoing {
             + OVERHEAD
     }
 
+    /// Whether a peer may be offered it.
+    fn may_leave(&self) -> bool {
+        let is_reply = |it: &Envelope| matches!(it.kind, Kind::Reply { .. });
+        self.storing.is_none() || self.envelope.as_ref().is_some_and(is_reply)
+    }
+
     pub(crate) fn key(&self) -> MessageKey {
         MessageKey {
             instance: self.sent.instance,
@@ -154,7 +166,7 @@ impl Outbox {
         })
     }
 
-    /// Puts a durable message at the end of its lane.
+    /// Puts a message at the end of its lane.
     pub(crate) fn enqueue(&mut self, row: RowId) {
         let Some(message) = self.messages.get_mut(&row) else {
             return;
@@ -179,12 +191,23 @@ impl Outbox {
         };
         message.place = Place::Lane(id);
         self.peers.entry(message.sent.node).or_default().queued += 1;
-        self.lanes
-            .get_mut(&id)
-            .expect("made above")
-            .queue
-            .push_back(row);
-        self.refresh(id);
+        let lane = self.lanes.get_mut(&id).expect("made above");
+        lane.queue.push_back(row);
+        // Behind another that waits it changes nothing.
+        if lane.queue.len() == lane.flying + 1 {
+            self.refresh(id);
+        }
+    }
+
+    /// The message is on disk: its lane may offer it.
+    pub(crate) fn stored(&mut self, row: RowId) {
+        let Some(message) = self.messages.get_mut(&row) else {
+            return;
+        };
+        message.storing = None;
+        if let Place::Lane(id) = message.place {
+            self.refresh(id);
+        }
     }
 
     /// The next message that may be offered to a peer, and what must be stored there before it.
@@ -265,7 +288,8 @@ impl Outbox {
         let peer = self.peers.entry(lane.key.node).or_default();
         let ready = (lane.due.is_none() && lane.flying < lane.window)
             .then(|| lane.queue.get(lane.flying).copied())
-            .flatten();
+            .flatten()
+            .filter(|row| self.messages.get(row).is_some_and(|it| it.may_leave()));
         if ready != lane.ready {
             if let Some(old) = lane.ready {
                 peer.ready.remove(&(old, id));

@@ -123,6 +123,7 @@ impl Router {
         let message = Outgoing {
             sent,
             envelope: None,
+            storing: None,
             place: Place::Settled,
             expires,
             watched: false,

@@ -699,7 +699,7 @@ impl crate::outbox::Outgoing {
     /// The row that says how the message stands now.
     pub(crate) fn row(&self) -> Row {
         Row::Outbox(match (&self.envelope, self.place) {
-            (Some(envelope), Place::Storing(_) | Place::Lane(_)) => OutboxRow::Waiting {
+            (Some(envelope), Place::Waiting | Place::Lane(_)) => OutboxRow::Waiting {
                 node: self.sent.node,
                 to: self.sent.to.clone(),
                 envelope: envelope.clone(),

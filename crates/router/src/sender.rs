@@ -244,9 +244,9 @@ impl Router {
         if message.sent.hash != hash || message.sent.to != *to {
             return Err(Refusal::Conflict);
         }
-        Ok(Some(match message.place {
-            Place::Storing(ticket) => Accept::Storing(ticket),
-            _ => Accept::Known(message.sent.status()),
+        Ok(Some(match message.storing {
+            Some(ticket) => Accept::Storing(ticket),
+            None => Accept::Known(message.sent.status()),
         }))
     }
 
@@ -291,16 +291,21 @@ impl Router {
         let key = envelope.key();
         self.causes.count(envelope.cause, self.now);
         self.causes.note_sent(key.instance, node, &envelope.to);
+        let ticket = self.new_ticket();
         let mut message = Box::new(Outgoing::new(node, to, envelope, hash, expires));
+        message.storing = Some(ticket);
         writes.insert(0, Write::Put(row, message.row()));
-        let ticket = self.store(writes, Pending::Accept { row, acks });
-        message.place = Place::Storing(ticket);
+        self.store_as(ticket, writes, Pending::Accept { row, acks });
         let usage = self.outbox.usage.entry(key.instance).or_default();
         usage.rows += 1;
         usage.bytes += message.size();
         usage.open += usize::from(message.open);
         self.outbox.by_key.insert(key, row);
         self.outbox.messages.insert(row, message);
+        self.outbox.enqueue(row);
+        if acks.is_some() {
+            self.to_pump.insert(node);
+        }
         self.timers.insert((expires, Timer::Outgoing(row)));
         Accept::Storing(ticket)
     }
@@ -337,7 +342,7 @@ impl Router {
         let (key, node) = (message.key(), message.sent.node);
         let taken_back = message.sent.taken_back;
         self.counters.accepted += 1;
-        self.outbox.enqueue(row);
+        self.outbox.stored(row);
         self.to_pump.insert(node);
         self.event(Event::Accepted { key, node });
         if doubted {
@@ -689,9 +694,8 @@ impl Router {
         });
         let place = message.place;
         self.close_request(row);
-        match place {
-            Place::Lane(lane) => self.leave_lane(row, lane),
-            Place::Storing(_) | Place::Settled => {}
+        if let Place::Lane(lane) = place {
+            self.leave_lane(row, lane);
         }
         if let Some(message) = self.outbox.messages.get(&row) {
             writes.push(Write::Put(row, message.row()));
@@ -779,7 +783,7 @@ impl Router {
             return self.store_some_time(vec![Write::Delete(Table::Outbox, row)]);
         }
         let unsettled = message.place != Place::Settled || message.open;
-        if let Place::Storing(_) = message.place {
+        if message.storing.is_some() {
             message.expires = at + Duration::from_secs(1);
         } else {
             message.expired = true;
@@ -867,14 +871,8 @@ impl Router {
         let Some(message) = self.outbox.messages.get(&row) else {
             return;
         };
-        match message.place {
-            Place::Lane(lane) => self.leave_lane(row, lane),
-            Place::Storing(_) => {
-                let usage = self.outbox.usage.entry(message.sent.instance).or_default();
-                usage.rows -= 1;
-                usage.bytes -= message.size();
-            }
-            Place::Settled => {}
+        if let Place::Lane(lane) = message.place {
+            self.leave_lane(row, lane);
         }
         let Some(message) = self.outbox.messages.remove(&row) else {
             return;
@@ -927,7 +925,8 @@ impl Outgoing {
         Self {
             sent,
             envelope: Some(envelope),
-            place: Place::Storing(crate::router::Ticket(0)),
+            place: Place::Waiting,
+            storing: None,
             expires,
             watched: false,
             open: expects_reply,
