@@ -6,6 +6,7 @@
 
 mod ask;
 mod bulk;
+mod caller;
 mod cores;
 mod cut;
 mod disk;

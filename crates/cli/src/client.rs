@@ -425,6 +425,15 @@ impl Place {
     }
 }
 
+/// The socket of the node of this state directory.
+pub fn socket(context: &Context) -> Result<PathBuf, Failure> {
+    match Place::find(context)? {
+        Place::StateDir(dir) => Ok(endpoints(&dir)?.0.socket),
+        Place::Socket(path) => Ok(path),
+        Place::Loopback(address) => Err(Failure::usage(format!("{address} is no socket"))),
+    }
+}
+
 /// Where the node of this state directory serves agents: loopback TCP.
 pub fn loopback(context: &Context) -> Result<SocketAddr, Failure> {
     match Place::find(context)? {

@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use api::{SendAnswer, SendRequest, State};
-use identity::{AgentAddress, AgentName};
+use identity::AgentAddress;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
+use zeroize::Zeroizing;
 
+use super::caller::Caller;
 use super::worker::{Worker, orders};
-use super::{BODY, Effort, Row, disk, median, mesh, role, spread};
-use crate::client::Client;
+use super::{BODY, Effort, Row, disk, median, mesh, spread};
+use crate::client;
 use crate::context::Context;
 use crate::demo::process::Stage;
 use crate::failure::Failure;
@@ -76,12 +78,24 @@ pub async fn senders(
     tokens: &Path,
     agents: usize,
 ) -> Result<(), Failure> {
-    let mut clients = Vec::new();
+    let message = SendRequest {
+        to: to.clone(),
+        body: Some("m".repeat(BODY)),
+        body_base64: None,
+        content_type: None,
+        ttl_s: None,
+        id: None,
+        reply_expected: false,
+        cause: Some("none".into()),
+        conversation: None,
+    };
+    let message = serde_json::to_string(&message).map_err(anyhow::Error::from)?;
+    let socket = client::socket(context)?;
+    let mut callers = Vec::new();
     for sender in 0..SENDERS {
-        let name = format!("agent-{}", sender % agents);
-        let token = format!("{}{name}.token", tokens.display());
-        let name: AgentName = name.parse().map_err(anyhow::Error::from)?;
-        clients.push(role::client(context, name, token.into())?);
+        let token = format!("{}agent-{}.token", tokens.display(), sender % agents);
+        let token = Zeroizing::new(std::fs::read_to_string(token)?);
+        callers.push(Caller::connect(&socket, token.trim(), "/v1/send", &message).await?);
     }
     let mut orders = orders();
     while let Some(order) = orders.recv().await {
@@ -92,11 +106,11 @@ pub async fn senders(
         let left = Arc::new(AtomicUsize::new(count));
         let begun = Instant::now();
         let mut tasks = JoinSet::new();
-        for client in clients.drain(..) {
-            tasks.spawn(send(client, to.clone(), left.clone()));
+        for caller in callers.drain(..) {
+            tasks.spawn(send(caller, left.clone()));
         }
         while let Some(ended) = tasks.join_next().await {
-            clients.push(ended.map_err(|error| Failure::failed(error.to_string()))??);
+            callers.push(ended.map_err(|error| Failure::failed(error.to_string()))??);
         }
         let seconds = begun.elapsed().as_secs_f64();
         context.output().object(&Sent {
@@ -108,33 +122,19 @@ pub async fn senders(
 }
 
 /// Sends until all senders together have sent enough.
-async fn send(
-    mut client: Client,
-    to: AgentAddress,
-    left: Arc<AtomicUsize>,
-) -> Result<Client, Failure> {
-    let message = SendRequest {
-        to,
-        body: Some("m".repeat(BODY)),
-        body_base64: None,
-        content_type: None,
-        ttl_s: None,
-        id: None,
-        reply_expected: false,
-        cause: Some("none".into()),
-        conversation: None,
-    };
+async fn send(mut caller: Caller, left: Arc<AtomicUsize>) -> Result<Caller, Failure> {
     let one = |left: usize| left.checked_sub(1);
     while left
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one)
         .is_ok()
     {
-        let sent: SendAnswer = client.post("/v1/send", &message).await?;
+        let answer = caller.call().await?;
+        let sent: SendAnswer = serde_json::from_slice(answer).map_err(anyhow::Error::from)?;
         if sent.state != State::Accepted {
             return Err(Failure::failed(format!("not accepted: {sent:?}")));
         }
     }
-    Ok(client)
+    Ok(caller)
 }
 
 /// Each has room for 10,000 messages on their way (`router::limits::OUTBOX_ROWS`).
