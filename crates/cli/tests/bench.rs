@@ -33,6 +33,7 @@ fn a_quick_bench_shows_every_figure_and_leaves_nothing_behind() {
         "idle",
         "answers in parts",
         "100 inboxes",
+        "the same after a restart",
         "cut by a policy",
         "cut by a kill",
     ] {

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::demo::process::Stage;
 use crate::failure::Failure;
 
-/// The row. Four gateways fill each inbox, as one may fill a quarter of it; and each of eight fills
+/// Two rows: as the inboxes filled, and after a restart. Four gateways fill each inbox, as one may fill a quarter of it; and each of eight fills
 /// every other one, as one may have messages waiting for 64 agents.
 pub async fn measure(stage: &mut Stage, effort: Effort) -> Result<Vec<Row>, Failure> {
     mesh::found(stage, mesh::OPEN_POLICY).await?;
@@ -52,19 +52,34 @@ pub async fn measure(stage: &mut Stage, effort: Effort) -> Result<Vec<Row>, Fail
     }
     let wanted = effort.inboxes * each * SENDERS / 2;
     arrived(stage, wanted).await?;
+    let inboxes = effort.inboxes;
+    let what = "100 inboxes with 1,000 waiting messages of 1 KiB: memory";
+    let filled = row(
+        stage,
+        effort,
+        what,
+        &format!("{wanted} messages in {inboxes} inboxes"),
+    )
+    .await?;
+    stage.end("gw-hub").await?;
+    mesh::up(stage, "gw-hub", "full").await?;
+    let restarted = row(stage, effort, "the same after a restart", "read from disk").await?;
+    Ok(vec![filled, restarted])
+}
+
+async fn row(stage: &Stage, effort: Effort, what: &'static str, how: &str) -> Result<Row, Failure> {
     tokio::time::sleep(effort.settle).await;
     let pid = stage
         .pid("gw-hub")
         .ok_or_else(|| Failure::failed("gw-hub has ended"))?;
     let (resident, peak) = (memory(pid, "VmRSS:")?, memory(pid, "VmHWM:")?);
-    let inboxes = effort.inboxes;
-    Ok(vec![Row {
-        what: "100 inboxes with 1,000 waiting messages of 1 KiB: memory",
+    Ok(Row {
+        what,
         figure: format!("{resident:.1} MB"),
         limit: format!("below {MOST_MEMORY:.0} MB"),
         pass: resident < MOST_MEMORY,
-        note: format!("resident, {wanted} messages in {inboxes} inboxes; at most {peak:.1} MB"),
-    }])
+        note: format!("resident, {how}; at most {peak:.1} MB"),
+    })
 }
 
 /// Waits until all have arrived.
