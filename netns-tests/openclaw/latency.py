@@ -5,9 +5,10 @@ channel on loopback, asked in turns in one run. Run by latency.sh:
     latency.py DIR [ASKS]
 
 Asks `main@gw-b` as `main@gw-a` through the two mesh gateways and the plugin, and the A2A channel of
-gw-b directly, one after the other, and prints both medians and their difference. Between two asks it
-pauses: the channel answers before OpenClaw is done with the turn, and what is left to do would be
-counted to whoever asks next.
+gw-b directly, one after the other, and prints both medians, and the median of what an ask through the
+mesh took longer than the one after it: turns take half as long again or less from one minute to the
+next, and neighbours alike. Between two asks it pauses: the channel answers before OpenClaw is done with
+the turn, and what is left to do would be counted to whoever asks next.
 """
 import json
 import pathlib
@@ -70,7 +71,8 @@ def main():
             if number >= 0:
                 took[name].append((time.perf_counter() - begun) * 1000)
     mesh, a2a = (statistics.median(took[name]) for name in ("mesh", "a2a"))
-    print(f"{ASKS} asks: mesh {mesh:.0f} ms, loopback A2A {a2a:.0f} ms, added {mesh - a2a:+.1f} ms at the median")
+    added = statistics.median(one - other for one, other in zip(took["mesh"], took["a2a"]))
+    print(f"{ASKS} asks: mesh {mesh:.0f} ms, loopback A2A {a2a:.0f} ms, added {added:+.1f} ms at the median")
 
 
 if __name__ == "__main__":

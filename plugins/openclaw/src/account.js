@@ -15,7 +15,7 @@ export async function runAccount({ cfg, accountId: agentId, account, abortSignal
   if (wrong) throw new Error(wrong);
   const node = nodeOf(cfg, agentId);
   const say = (level, text) => log?.[level]?.(`mesh ${agentId}: ${text}`);
-  const take = async (message, { signal, round }) => {
+  const take = async (message, { signal, round, answered }) => {
     const parts = await partsOf(node, message, () => inbox.cancel(message.id));
     const turn = runTurn({
       cfg,
@@ -27,6 +27,7 @@ export async function runAccount({ cfg, accountId: agentId, account, abortSignal
       awaited: isAwaited(message.in_reply_to),
       signal,
       parts,
+      answered,
       log: say,
     });
     try {

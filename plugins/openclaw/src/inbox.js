@@ -22,8 +22,9 @@ export class Inbox {
   #waiting = [];
 
   /**
-   * `take(message, {signal, round})` runs the turn and gives `{answer}`, `{}` or `{reject}`; what it
-   * throws gives the message back, unless it is `Busy`: then it is run once more, a little later.
+   * `take(message, {signal, round, answered})` runs the turn and gives `{answer}`, `{}` or `{reject}`;
+   * what it throws gives the message back, unless it is `Busy`: then it is run once more, a little
+   * later. An answer that it tells to `answered` counts from then on, whatever becomes of the turn.
    */
   constructor({ node, take, log = () => {}, pace = PACE }) {
     this.#node = node;
@@ -73,21 +74,44 @@ export class Inbox {
 
   async #work(entry) {
     const { id } = entry.message;
+    if (entry.message.reply_expected && !entry.settled) entry.prepared = this.#prepare(id);
     const beat = setInterval(() => void this.#heartbeat(entry), this.#pace.heartbeat);
     beat.unref?.();
     try {
-      entry.settled ??= await this.#turn(entry);
-      if (entry.settled) {
-        this.#remember(id, entry.settled);
-        await this.#settle(id, entry.settled);
+      if (!entry.settled) {
+        const settled = await this.#turn(entry);
+        entry.settled ??= settled;
       }
+      if (entry.settled) await (entry.told ?? this.#tell(entry));
     } catch (error) {
       this.#log("error", `message ${id} is stuck: ${reasonOf(error)}`);
     } finally {
       clearInterval(beat);
+      entry.prepared?.drop();
       this.#forget(entry);
       this.#waiting.splice(0).forEach((go) => go());
     }
+  }
+
+  #tell(entry) {
+    const { id } = entry.message;
+    this.#remember(id, entry.settled);
+    return this.#settle(id, entry.settled, entry.prepared);
+  }
+
+  /** Only to be sooner: without a node now, there may be one when the answer is there. */
+  #prepare(id) {
+    try {
+      return this.#node.prepareReply(id);
+    } catch {
+      return undefined;
+    }
+  }
+
+  #answerEarly(entry, answer) {
+    if (entry.cancelled || entry.settled) return;
+    entry.settled = { answer, replyId: newId() };
+    entry.told = this.#tell(entry);
   }
 
   #forget(entry) {
@@ -105,7 +129,7 @@ export class Inbox {
       if (reject !== undefined) return { reject };
       return answer === undefined ? {} : { answer, replyId: newId() };
     } catch (error) {
-      if (entry.cancelled) return undefined;
+      if (entry.cancelled || entry.settled) return undefined;
       this.#log("warn", `the turn of message ${message.id} did not happen, it is given back: ${reasonOf(error)}`);
       await pause(this.#pace.first * 2 ** Math.min(message.attempt ?? 1, 4));
       // Forgotten first: it comes again at once, as another message to run.
@@ -117,11 +141,12 @@ export class Inbox {
 
   /** The turn, as soon as nobody else's runs in its session. The node goes on holding the message. */
   async #whenFree(entry, signal) {
+    const answered = (answer) => this.#answerEarly(entry, answer);
     for (let round = 1, wait = this.#pace.first; ; round += 1, wait = Math.min(wait * 2, this.#pace.most)) {
       try {
-        return await this.#take(entry.message, { signal, round });
+        return await this.#take(entry.message, { signal, round, answered });
       } catch (error) {
-        if (!(error instanceof Busy) || entry.cancelled) throw error;
+        if (!(error instanceof Busy) || entry.cancelled || entry.settled) throw error;
       }
       await pause(wait);
       if (entry.cancelled) return {};
@@ -129,14 +154,16 @@ export class Inbox {
   }
 
   /** Until the node has taken it; one that is away holds the message, and shows it again. */
-  async #settle(id, { answer, replyId, reject }) {
+  async #settle(id, { answer, replyId, reject }, prepared) {
+    let sent = answer === undefined ? undefined : prepared?.send({ body: answer, id: replyId });
     for (let wait = this.#pace.first; ; wait = Math.min(wait * 2, this.#pace.most)) {
       try {
         if (reject !== undefined) await this.#node.reject(id, reject);
         else if (answer === undefined) await this.#node.ack(id);
-        else await this.#node.reply(id, { body: answer, id: replyId });
+        else await (sent ?? this.#node.reply(id, { body: answer, id: replyId }));
         return;
       } catch (error) {
+        sent = undefined;
         if (!error?.passing) {
           // It expired, was taken back or is settled already: there is nobody left to tell.
           this.#log("warn", `message ${id} is not settled: ${error?.error?.code ?? error?.message}`);

@@ -57,6 +57,14 @@ export class Node {
     return this.#post(`/v1/messages/${id}/reply`, reply);
   }
 
+  /** The same reply, by a connection that is made now: `{send(reply), drop()}`. */
+  prepareReply(id) {
+    const { api, token } = this.#credentials();
+    const headers = { authorization: `Bearer ${token}`, accept: "application/json", "content-type": "application/json" };
+    const to = { host: api.host, port: api.port, method: "POST", path: `/v1/messages/${id}/reply`, headers };
+    return new Prepared(http.request({ ...to, agent: connections }));
+  }
+
   ack(id) {
     return this.#post(`/v1/messages/${id}/ack`, {});
   }
@@ -171,6 +179,42 @@ export class Node {
       if (!(error instanceof CredentialsError)) throw error;
       throw new Refused({ code: error.code, reason: error.message });
     }
+  }
+}
+
+/**
+ * A call whose body is still to come. It is written at once where that comes, while a call that begins
+ * then waits for its connection until the thread has a moment, which in OpenClaw is after all that a
+ * turn leaves to do.
+ */
+class Prepared {
+  #request;
+  #response;
+
+  constructor(request) {
+    this.#request = request;
+    this.#response = new Promise((resolve, reject) => {
+      request.on("response", resolve);
+      request.on("error", (error) => reject(unreachable(error)));
+    });
+    // Nobody listens before it is sent.
+    this.#response.catch(() => {});
+  }
+
+  /** The node's answer; undefined where the connection is gone, and nothing was sent. */
+  send(body) {
+    const request = this.#request;
+    if (request.destroyed || request.headersSent || !request.socket?.writable) return undefined;
+    const bytes = Buffer.from(JSON.stringify(body));
+    request.setHeader("content-length", bytes.length);
+    request.setTimeout(ANSWER_WITHIN_MS, () => request.destroy(new Error("no answer")));
+    request.end(bytes);
+    return this.#response.then(answerOf);
+  }
+
+  /** It is not needed. */
+  drop() {
+    if (!this.#request.headersSent) this.#request.destroy();
   }
 }
 

@@ -20,9 +20,10 @@ export function peerOfMessage({ from, conversation }) {
 
 /**
  * Runs the turn. Gives `{answer}` where the sender expects one, `{}` where not, `{reject}` where this
- * agent takes nothing from it; throws where no turn took place.
+ * agent takes nothing from it; throws where no turn took place. An answer to which nothing can be
+ * added is told to `answered` before the turn is over: OpenClaw has things to do after it.
  */
-export async function runTurn({ cfg, runtime, agentId, allowFrom, message, round = 1, awaited = false, signal, parts, log }) {
+export async function runTurn({ cfg, runtime, agentId, allowFrom, message, round = 1, awaited = false, signal, parts, answered, log }) {
   const { from } = message;
   if (message.kind === "message" && allowFrom && !allows(allowFrom, from)) {
     return { reject: "this agent takes no messages from the sender" };
@@ -36,6 +37,8 @@ export async function runTurn({ cfg, runtime, agentId, allowFrom, message, round
   if (!payload) return { reject: "this agent takes no messages from the sender" };
   const answers = message.kind === "message" && message.reply_expected === true;
   const finals = [];
+  let spoken = 0;
+  let early = false;
   let busy = false;
   const dispatch = () =>
     runtime.inbound.dispatch({
@@ -56,7 +59,14 @@ export async function runTurn({ cfg, runtime, agentId, allowFrom, message, round
       delivery: {
         // A reply to a reply would go round for ever: what does not expect an answer gets none.
         deliver: async (reply, { kind }) => {
-          if (kind === "final") finals.push(reply);
+          if (kind !== "final") return;
+          finals.push(reply);
+          if (early) log("warn", `what followed the answer to message ${message.id} is left out`);
+          // Said in one go, it is all there is; what is told in parts is whole after the last of them.
+          else if (answers && !parts && spoken === 1 && isWhole(reply)) {
+            early = true;
+            answered?.(answerOf(finals));
+          }
         },
         onError: () => log("warn", `the answer to message ${message.id} was not taken over`),
       },
@@ -68,6 +78,7 @@ export async function runTurn({ cfg, runtime, agentId, allowFrom, message, round
         sourceReplyDeliveryMode: "automatic",
         disableBlockStreaming: true,
         abortSignal: signal,
+        onAssistantMessageStart: () => void (spoken += 1),
         ...(answers && parts ? { onPartialReply: (partial) => parts.take(partial) } : {}),
       },
     });
@@ -160,6 +171,11 @@ export function provenance({ id, kind, from, reply_expected: asks, in_reply_to: 
       ? " The sender waits: your final text is sent back to it, and nothing else of this turn."
       : " Nobody waits for an answer, and your final text goes to nobody. Do not thank or confirm; write back with mesh_send only where there is something new.";
   return `${about}${foreignText}${way}`;
+}
+
+/** Whether it is text that stands for itself. */
+function isWhole({ isError, text, mediaUrl, mediaUrls }) {
+  return !isError && Boolean(text?.trim()) && !mediaUrl && !mediaUrls?.length;
 }
 
 function answerOf(finals) {

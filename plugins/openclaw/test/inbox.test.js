@@ -14,7 +14,8 @@ function fakeNode(failures = {}) {
     return {};
   };
   const names = ["reply", "ack", "release", "heartbeat", "reject"];
-  return { told, ...Object.fromEntries(names.map((name) => [name, call(name)])) };
+  const prepareReply = () => ({ send: () => undefined, drop: () => {} });
+  return { told, prepareReply, ...Object.fromEntries(names.map((name) => [name, call(name)])) };
 }
 
 const away = () => Object.assign(new Error("away"), { passing: true, error: { code: "no_node" } });
@@ -67,6 +68,60 @@ test("what is shown again while it runs, or after its answer, is not run again",
   const replies = node.told.filter(([name]) => name === "reply");
   assert.equal(replies.length, 4, "two failed, one was taken, one was made again");
   assert.equal(new Set(replies.map(([, , { id }]) => id)).size, 1, "one message has one answer");
+});
+
+test("an answer that is told early is sent while the turn goes on, once, whatever becomes of the turn", async () => {
+  for (const end of ["well", "badly"]) {
+    const node = fakeNode();
+    const order = [];
+    let finish;
+    const take = ({ id }, { answered }) => {
+      order.push(id);
+      if (id === "next") return Promise.resolve({ answer: "later" });
+      answered("42");
+      answered("43");
+      return new Promise((resolve, reject) => {
+        finish = () => (end === "well" ? resolve({ answer: "42" }) : reject(new Error("no disk")));
+      });
+    };
+    const inbox = new Inbox({ node, take, pace: PACE });
+
+    inbox.show(message("first"), { lane: "l" });
+    inbox.show(message("next"), { lane: "l" });
+    await until(() => node.told.some(([name]) => name === "reply"));
+    assert.deepEqual(order, ["first"], "the session is taken until the turn is over");
+    finish();
+    await until(() => inbox.size === 0);
+
+    const settled = node.told.filter(([name]) => name !== "heartbeat");
+    assert.deepEqual(settled.map(([name, id, reply]) => [name, id, reply?.body]), [
+      ["reply", "first", "42"],
+      ["reply", "next", "later"],
+    ]);
+  }
+});
+
+test("a prepared reply goes first, and another where it does not arrive", async () => {
+  for (const failure of [undefined, away()]) {
+    const node = fakeNode();
+    const prepared = [];
+    node.prepareReply = (id) => ({
+      send: async (reply) => {
+        prepared.push([id, reply.id]);
+        if (failure) throw failure;
+      },
+      drop: () => prepared.push("dropped"),
+    });
+    const inbox = new Inbox({ node, take: async () => ({ answer: "42" }), pace: PACE });
+
+    inbox.show({ ...message("q"), reply_expected: true }, { lane: "l" });
+    await until(() => inbox.size === 0);
+
+    assert.equal(prepared.length, 2);
+    assert.equal(prepared[0][0], "q");
+    const replies = node.told.filter(([name]) => name === "reply");
+    assert.deepEqual(replies.map(([, , { id }]) => id), failure ? [prepared[0][1]] : [], "by the same id");
+  }
 });
 
 test("a turn that did not happen gives the message back, and its next showing is run", async () => {

@@ -73,6 +73,35 @@ test("a refusal has the API's words, and a node that is away is worth another tr
   await assert.rejects(new Node(path, "nobody").agents(), (it) => it.error.code === "not_connected" && !it.passing);
 });
 
+test("a prepared reply is one call, and none where its connection is gone or it is dropped", async (t) => {
+  const { calls, path, server } = await fakeApi(t);
+  const node = new Node(path, "ops");
+  const made = () => new Promise((resolve) => server.once("connection", resolve));
+  const moment = () => new Promise((resolve) => setTimeout(resolve, 20));
+
+  let connection = made();
+  const reply = node.prepareReply("1");
+  await connection;
+  await moment();
+  assert.equal(calls.length, 0);
+  assert.equal((await reply.send({ body: "42", id: "r" })).state, "accepted");
+  assert.equal(reply.send({ body: "43", id: "r" }), undefined, "and no more");
+  reply.drop();
+  const told = { path: "/v1/messages/1/reply", token: "Bearer cma_ops", type: "application/json", body: '{"body":"42","id":"r"}' };
+  assert.deepEqual(calls, [told]);
+
+  const dropped = node.prepareReply("2");
+  await moment();
+  dropped.drop();
+  assert.equal(dropped.send({ body: "42", id: "r" }), undefined);
+  connection = made();
+  const broken = node.prepareReply("3");
+  (await connection).destroy();
+  await moment();
+  assert.equal(broken.send({ body: "42", id: "r" }), undefined);
+  assert.equal(calls.length, 1);
+});
+
 test("where the node cannot reject, a message is settled without a word", async (t) => {
   const older = await fakeApi(t);
   const newer = await fakeApi(t, { words: ["/v1/messages/{id}/reject"] });
