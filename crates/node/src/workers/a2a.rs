@@ -92,7 +92,7 @@ impl A2a {
                             known.task = Some(task.id.clone());
                             posted.note(job.id, Some(&known)).await.map_err(kept)?;
                             if let Some(came) = came_of(task) {
-                                return done_of(job, came);
+                                return self.end(job, posted, came).await;
                             }
                         }
                         Ok(Event::Message(answer)) => {
@@ -132,12 +132,26 @@ impl A2a {
                 Ok(Some(Came::Forgotten)) if self.server == Server::Openclaw => {
                     *trace = Some(Trace::default());
                 }
-                Ok(Some(came)) => return done_of(job, came),
+                Ok(Some(came)) => return self.end(job, posted, came).await,
                 Ok(None) => *trace = None,
                 Err(error) => return Err(WorkError::failed(error.to_string())),
             }
         }
         Err(WorkError::failed("it loses what it is sent"))
+    }
+
+    async fn end(&self, job: &Job, posted: &Posted, came: Came) -> Result<Done, WorkError> {
+        if self.server == Server::Openclaw && matches!(came, Came::Failed(_)) {
+            // Not the model: what that says of an error is an answer there. The turn did not come about,
+            // as while the gateway starts; the next try has a task of its own.
+            let kept = |_| WorkError::unreachable("what was posted cannot be kept on disk");
+            let spent = Trace::default();
+            posted.note(job.id, Some(&spent)).await.map_err(kept)?;
+            return Err(WorkError::failed(
+                "the gateway could not run the turn; hint: its log",
+            ));
+        }
+        done_of(job, came)
     }
 }
 

@@ -235,6 +235,24 @@ async fn an_openclaw_gateway_that_forgot_a_task_is_asked_anew() {
         assert_ne!(sent(0), sent(2), "{why}");
     }
 
+    // One that came to nothing is not asked for again.
+    let place = Place::serve_as(
+        Server::Openclaw,
+        [
+            Say::Result(json!({"task": task("TASK_STATE_WORKING")})),
+            Say::Result(task("TASK_STATE_FAILED")),
+            Say::Result(json!({"task": done("4")})),
+        ],
+    )
+    .await;
+    let failed = place.work(&job("?")).await.expect_err("failed");
+    assert!(matches!(failed, WorkError::Failed { .. }), "{failed}");
+    assert_eq!(
+        &*place.again().work(&job("?")).await.expect("done").body,
+        b"4"
+    );
+    assert_eq!(place.methods(), ["SendMessage", "GetTask", "SendMessage"]);
+
     // An answer that was lost cannot be looked for.
     let place = Place::serve_as(
         Server::Openclaw,
