@@ -40,17 +40,9 @@ impl Choice {
         config: &Value,
         version: Option<Version>,
     ) -> Result<Self, Failure> {
-        let asked = match (args.websocket, args.without_plugin) {
-            (true, _) => Some(Way::Websocket),
-            (false, true) => Some(without_plugin(config, version).way),
-            (false, false) => None,
-        };
         if let Some(before) = connected(journal) {
-            let differs = match asked {
-                Some(Way::Websocket) => before != Way::Websocket,
-                Some(_) => before == Way::Plugin,
-                None => false,
-            };
+            let differs = args.websocket && before != Way::Websocket
+                || args.without_plugin && before == Way::Plugin;
             if differs {
                 return Err(Failure::usage(format!(
                     "this gateway is connected {}",
