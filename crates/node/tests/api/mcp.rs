@@ -197,7 +197,12 @@ async fn what_has_no_room_in_one_answer_comes_with_the_next() {
     let place = opened().await;
     for letter in ["a", "b", "c"] {
         let body = json!({"to": "coder@gw-a", "body": letter.repeat(300)});
-        place.post("planner", "/v1/send", body).await;
+        let sent = place.post("planner", "/v1/send", body).await;
+        let path = format!("/v1/messages/{}", sent.body["id"].as_str().expect("an id"));
+        // Accepted is not there yet.
+        while place.get("planner", &path).await.body["state"] == "accepted" {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
     let session = initialize(&place.agent("coder"), &place).await;
     let own = within(place.agent("coder"), &session);
