@@ -60,40 +60,54 @@ async function call(path: string, body: object, timeoutMs = 30_000): Promise<Ans
   return answer;
 }
 
-/** What waits for us and what comes, for ever; a node that restarts is waited for. */
+/**
+ * What waits for us and what comes, for ever; a node that restarts is waited for.
+ *
+ * Whoever leaves the loop over it lets go of the stream, so nothing here may catch what that throws:
+ * it would come back with a stream that nobody reads, and what that is shown is lost to us.
+ */
 async function* inbox(): AsyncGenerator<Message> {
   let pause = 100;
   for (;;) {
-    try {
-      const headers = { authorization: `Bearer ${TOKEN}` };
-      const response = await fetch(`${API}/v1/messages/stream`, { headers });
-      if (response.status === 401) throw new Refused((await response.json()).error);
-      if (response.ok && response.body) {
-        pause = 100;
-        yield* events(response.body);
-      }
-    } catch (error) {
-      if (error instanceof Refused) throw error;
-      // Gone, or not up yet.
+    const stream = await connect();
+    if (stream) {
+      pause = 100;
+      yield* events(stream);
     }
     await new Promise((done) => setTimeout(done, pause));
     pause = Math.min(pause * 2, 5000);
   }
 }
 
-/** The messages of one connection. Events of other kinds may be ignored. */
+/** The stream of our messages; none where the node is gone, or not up yet. */
+async function connect(): Promise<ReadableStream<Uint8Array> | undefined> {
+  const headers = { authorization: `Bearer ${TOKEN}` };
+  const response = await fetch(`${API}/v1/messages/stream`, { headers }).catch(() => undefined);
+  if (response?.status === 401) throw new Refused((await response.json()).error);
+  return (response?.ok && response.body) || undefined;
+}
+
+/** The messages of one connection, until it breaks. Events of other kinds may be ignored. */
 async function* events(stream: ReadableStream<Uint8Array>): AsyncGenerator<Message> {
+  const reader = stream.getReader();
   const decoder = new TextDecoder();
   let text = "";
-  for await (const chunk of stream) {
-    text += decoder.decode(chunk, { stream: true });
-    for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
-      const lines = text.slice(0, end).split("\n");
-      text = text.slice(end + 2);
-      const field = (name: string) =>
-        lines.filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1));
-      if (field("event")[0]?.trim() === "message") yield JSON.parse(field("data").join("\n"));
+  try {
+    for (;;) {
+      const chunk = await reader.read().catch(() => undefined);
+      if (!chunk?.value) return;
+      text += decoder.decode(chunk.value, { stream: true });
+      for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+        const lines = text.slice(0, end).split("\n");
+        text = text.slice(end + 2);
+        const field = (name: string) =>
+          lines.filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1));
+        if (field("event")[0]?.trim() === "message") yield JSON.parse(field("data").join("\n"));
+      }
     }
+  } finally {
+    // Whatever we hold is shown again. One that broke cannot be cancelled, and is gone already.
+    await reader.cancel().catch(() => undefined);
   }
 }
 

@@ -19,6 +19,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 use mesh::{Agent, Mesh, until};
@@ -60,6 +61,7 @@ const EXAMPLES: &[(&str, Story)] = &[
     ("an_agent_rejects_what_it_does_not_understand", rejects),
     ("an_agent_that_is_killed_loses_nothing", is_killed),
     ("an_agent_outlives_its_gateway", outlives_its_gateway),
+    ("an_agent_whose_answer_broke_off_gives_it_again", broke_off),
     ("a_webhook_answers_what_is_signed", webhook),
 ];
 
@@ -132,6 +134,64 @@ fn outlives_its_gateway(world: &mut World, language: &Language) {
     world.mesh.up("gw-b");
 
     assert_eq!(world.ask("coder", "still there"), "you said: still there");
+}
+
+/// The gateway dies with the stream open and the reply call in flight. What the agent left behind
+/// there must not take what the next gateway shows.
+fn broke_off(world: &mut World, language: &Language) {
+    let node = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = node.local_addr().expect("bound");
+    let journal = world.mesh.at(&format!("broke-off.{}", language.name));
+    let mut program = language.run("agent");
+    program
+        .env("CRABMESH_TOKEN", "cma_none")
+        .env("CRABMESH_API", format!("http://{address}"))
+        .env("JOURNAL", journal);
+    let log = world.mesh.log("broke-off.program");
+    let program = Program::start(program, &log);
+    let id = "01a215e3-9eb9-761e-b479-2aaad8b90043";
+    let reply = format!("POST /v1/messages/{id}/reply ");
+
+    let stream = shows(&node, id);
+    let (call, head) = called(&node);
+    assert!(head.starts_with(&reply), "{head}");
+    drop(stream);
+    std::thread::sleep(Duration::from_millis(50));
+    drop(call);
+    program.wait_for("will come again");
+
+    let _stream = shows(&node, id);
+    let (mut call, head) = called(&node);
+    assert!(head.starts_with(&reply), "{head}");
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    call.write_all(answer.as_bytes()).expect("written");
+}
+
+/// A stream that is asked for, with a message on it.
+fn shows(node: &TcpListener, id: &str) -> TcpStream {
+    let (mut stream, head) = called(node);
+    assert!(head.starts_with("GET /v1/messages/stream "), "{head}");
+    let message = format!(
+        r#"{{"id":"{id}","kind":"message","from":"planner@gw-a","body":"hi","reply_expected":true,"attempt":1}}"#
+    );
+    let event = format!("event: message\ndata: {message}\n\n");
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked";
+    let text = format!("{head}\r\n\r\n{:x}\r\n{event}\r\n", event.len());
+    stream.write_all(text.as_bytes()).expect("written");
+    stream
+}
+
+/// The next call of an API: its connection, and its first line.
+fn called(node: &TcpListener) -> (TcpStream, String) {
+    let (stream, _) = node.accept().expect("it comes");
+    let mut reader = BufReader::new(stream);
+    let (mut first, mut line) = (String::new(), String::new());
+    reader.read_line(&mut first).expect("a line");
+    while line != "\r\n" {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).expect("a line"), 0, "cut off");
+    }
+    (reader.into_inner(), first)
 }
 
 fn webhook(world: &mut World, language: &Language) {
