@@ -5,13 +5,14 @@
 //! *peer* bounds what all its lanes have in flight together.
 //!
 //! A message has its place in its lane before it is on disk, so that the order is that of the sender.
-//! It is offered when it is on disk.
+//! It is offered when it is on disk, and a reply before: whoever asked need not wait for this disk
+//! too. A crash between the two shows the request again, whose second reply is then one too many.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use identity::{AgentName, NodeId};
-use wire::message::MessageKey;
+use wire::message::{Kind, MessageKey};
 use wire::{Envelope, InstanceId, MessageId};
 
 use crate::limits;
@@ -132,6 +133,12 @@ impl Outgoing {
             .as_ref()
             .map_or(0, |envelope| envelope.body.len())
             + OVERHEAD
+    }
+
+    /// Whether a peer may be offered it.
+    fn may_leave(&self) -> bool {
+        let is_reply = |it: &Envelope| matches!(it.kind, Kind::Reply { .. });
+        self.storing.is_none() || self.envelope.as_ref().is_some_and(is_reply)
     }
 
     pub(crate) fn key(&self) -> MessageKey {
@@ -282,11 +289,7 @@ impl Outbox {
         let ready = (lane.due.is_none() && lane.flying < lane.window)
             .then(|| lane.queue.get(lane.flying).copied())
             .flatten()
-            .filter(|row| {
-                self.messages
-                    .get(row)
-                    .is_some_and(|it| it.storing.is_none())
-            });
+            .filter(|row| self.messages.get(row).is_some_and(|it| it.may_leave()));
         if ready != lane.ready {
             if let Some(old) = lane.ready {
                 peer.ready.remove(&(old, id));

@@ -300,6 +300,9 @@ impl Router {
         self.outbox.by_key.insert(key, row);
         self.outbox.messages.insert(row, message);
         self.outbox.enqueue(row);
+        if acks.is_some() {
+            self.to_pump.insert(node);
+        }
         self.timers.insert((expires, Timer::Outgoing(row)));
         Accept::Storing(ticket)
     }

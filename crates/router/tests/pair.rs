@@ -1310,3 +1310,92 @@ fn a_window_that_closed_cuts_what_waits_and_what_is_open_with_the_next_snapshot(
     pair.set_rules(B, hours);
     assert!(pair.bodies(B).is_empty(), "nor is it shown there");
 }
+
+#[test]
+fn a_reply_leaves_while_it_is_being_stored() {
+    let mut pair = Pair::new();
+    let id = asked(&mut pair);
+
+    pair.reply(id, "seven").expect("open");
+    pair.think(B);
+    pair.carry(A);
+    pair.think(A);
+
+    assert_eq!(answers(&pair), ["seven"]);
+    pair.settle();
+    assert_eq!(pair.state(id), State::Done);
+    assert!(pair.bodies(B).is_empty() && pair.dead(B).is_empty());
+}
+
+#[test]
+fn a_crash_before_a_reply_is_stored_shows_the_request_again_and_its_second_reply_is_one_too_many() {
+    let mut pair = Pair::new();
+    let id = asked(&mut pair);
+    pair.reply(id, "seven").expect("open");
+    pair.think(B);
+    pair.carry(A);
+    pair.think(A);
+
+    pair.crash(B);
+    assert_eq!(pair.bodies(B), ["how many?"], "it was never acked");
+    pair.reply(id, "eight")
+        .expect("open, as far as this side knows");
+    pair.settle();
+
+    assert_eq!(answers(&pair), ["seven"]);
+    assert_eq!(pair.dead(B), ["no_open_request"]);
+    assert_eq!(pair.bodies(A).len(), 0, "and nothing else comes of it");
+}
+
+#[test]
+fn what_was_sent_before_a_reply_leaves_before_it() {
+    let mut pair = Pair::new();
+    let id = asked(&mut pair);
+    let draft = pair.draft("planner@gw-a", "first");
+    pair.send(B, draft).expect("taken");
+    pair.reply(id, "then").expect("open");
+
+    pair.think(B);
+    assert!(pair.wire[A].is_empty(), "the first is not on disk yet");
+    pair.settle();
+
+    assert_eq!(pair.bodies(A), ["first"]);
+    assert_eq!(answers(&pair), ["then"]);
+}
+
+#[test]
+fn a_reply_that_the_disk_does_not_take_is_one_that_was_not_given() {
+    let mut pair = Pair::new();
+    let id = asked(&mut pair);
+    pair.sides[B].disk_is_full = true;
+    pair.reply(id, "seven").expect("taken, not accepted");
+    pair.settle();
+    pair.sides[B].disk_is_full = false;
+
+    assert_eq!(answers(&pair), ["seven"], "it had left");
+    pair.pass(Duration::from_secs(60));
+    assert_eq!(
+        pair.bodies(B),
+        ["how many?"],
+        "shown again: it was not acked"
+    );
+}
+
+/// A request of `planner@gw-a` that waits for its answer, shown to `coder@gw-b`.
+fn asked(pair: &mut Pair) -> MessageId {
+    let id = pair.ask("how many?");
+    let planner = pair.sides[A].agents[0].instance;
+    let now = pair.now;
+    pair.sides[A]
+        .router
+        .watch(planner, id, true, now)
+        .expect("known");
+    assert_eq!(pair.bodies(B), ["how many?"]);
+    id
+}
+
+fn answers(pair: &Pair) -> Vec<String> {
+    let body = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
+    let answers = pair.sides[A].answers.iter();
+    answers.map(|(_, delivery)| body(&delivery.body)).collect()
+}
