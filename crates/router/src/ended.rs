@@ -15,7 +15,7 @@ use crate::inbox::{Content, Phase};
 use crate::outbox::Place;
 use crate::router::{Event, Pending, Router, Ticket};
 use crate::rows::{InboxRow, Row, RowId, Write};
-use crate::words::{CANCELLED, Failure, Refusal, Status};
+use crate::words::{CANCELLED, Failure, NO_OPEN_REQUEST, Refusal, Status};
 
 impl Router {
     /// A local agent takes its message back. What is settled already stays as it is: see the state.
@@ -217,5 +217,10 @@ impl Failure {
     /// Whether the agent itself ended the message: no loss, and no news to it.
     pub(crate) fn is_cancel(&self) -> bool {
         &*self.code == CANCELLED
+    }
+
+    /// Whether it is a reply that nobody waits for.
+    pub(crate) fn is_unasked(&self) -> bool {
+        &*self.code == NO_OPEN_REQUEST
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use identity::NodeId;
 use policy::Verdict;
 use wire::MessageId;
-use wire::message::{MessageKey, Nack, Stage};
+use wire::message::{Kind, MessageKey, Nack, Stage};
 
 use crate::limits;
 use crate::outbox::Place;
@@ -160,6 +160,7 @@ impl Router {
     /// A message that was accepted comes to nothing: it gets a name and a place.
     pub(crate) fn fail(&mut self, row: RowId, failure: Failure) {
         let now_ms = self.unix_ms();
+        let quiet = failure.is_cancel() || failure.is_unasked() && self.may_be_second(row);
         let Some(message) = self.outbox.messages.get_mut(&row) else {
             return;
         };
@@ -200,9 +201,22 @@ impl Router {
             error: failure.clone(),
         });
         self.changed(row);
-        if !watched && !failure.is_cancel() {
+        if !watched && !quiet {
             self.notify(row, failure);
         }
+    }
+
+    /// Whether a reply may be the second one of its agent: a crash may have come after the first was
+    /// offered and before it was stored. That nobody waits for it is then no news.
+    fn may_be_second(&self, row: RowId) -> bool {
+        let Some(message) = self.outbox.messages.get(&row) else {
+            return false;
+        };
+        let Some(Kind::Reply { in_reply_to }) = message.envelope.as_ref().map(|it| it.kind) else {
+            return false;
+        };
+        let request = self.inbox.by_id.get(&(message.sent.instance, in_reply_to));
+        request.is_some_and(|request| *request < self.first_row)
     }
 
     /// The agent is gone: what it sent and what never left becomes a dead letter, without notice.

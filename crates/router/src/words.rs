@@ -271,7 +271,7 @@ impl Refusal {
             Self::OutboxFull => "outbox_full",
             Self::TooManyRequests => "too_many_requests",
             Self::NotFound => "not_found",
-            Self::NotOpen => "no_open_request",
+            Self::NotOpen => NO_OPEN_REQUEST,
             Self::Loop(_) => "loop",
             Self::UnknownCause => "unknown_cause",
             Self::Cancelled => CANCELLED,
@@ -324,10 +324,7 @@ impl Failure {
             Nack::Expired => ("expired", "its time to live passed"),
             Nack::UnknownAgent => ("unknown_agent", "there is no such agent on that gateway"),
             Nack::Conflict => ("conflict", "its id was used for another message"),
-            Nack::NoOpenRequest => (
-                "no_open_request",
-                "the request is answered, expired or gone",
-            ),
+            Nack::NoOpenRequest => (NO_OPEN_REQUEST, "the request is answered, expired or gone"),
             Nack::FromTheFuture => (
                 "from_the_future",
                 "the two gateways' clocks differ too much",
@@ -373,6 +370,9 @@ pub const CUT_OFF: &str = "cut_off";
 
 /// The code of a message that its own agent took back.
 pub const CANCELLED: &str = "cancelled";
+
+/// The code of a reply that nobody waits for.
+pub(crate) const NO_OPEN_REQUEST: &str = "no_open_request";
 
 /// What of the policy or the operator's word denied it: as in [`Denial::code`], in the words of the
 /// policy file.

@@ -1344,7 +1344,8 @@ fn a_crash_before_a_reply_is_stored_shows_the_request_again_and_its_second_reply
 
     assert_eq!(answers(&pair), ["seven"]);
     assert_eq!(pair.dead(B), ["no_open_request"]);
-    assert_eq!(pair.bodies(A).len(), 0, "and nothing else comes of it");
+    assert!(pair.bodies(A).is_empty(), "and nothing else comes of it");
+    assert!(pair.bodies(B).is_empty(), "nor is its agent told");
 }
 
 #[test]
