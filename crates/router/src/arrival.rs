@@ -9,8 +9,9 @@ use wire::{Envelope, InstanceId, MessageId};
 
 use crate::inbox::{Content, PairKey, Phase};
 use crate::limits;
+use crate::output::Event;
 use crate::rates::Drawn;
-use crate::router::{Event, Pending, Router, Timer, waiting};
+use crate::router::{Pending, Router, Timer};
 use crate::rows::{Letter, RowId, Subject, Table, Write, content_hash};
 use crate::sender::is_content_type;
 use crate::words::{Agent, Failure, State};
@@ -306,7 +307,7 @@ impl Router {
         drawn: Drawn,
     ) {
         let row = self.new_row();
-        let writes = vec![Write::Put(row, waiting(&letter))];
+        let writes = vec![Write::Put(row, letter.row())];
         self.inbox.insert(row, letter, Phase::Storing, expires);
         self.timers.insert((expires, Timer::Incoming(row)));
         let pending = Pending::Receive {
@@ -352,7 +353,7 @@ impl Router {
             return self.settle_cancelled(row);
         }
         if doubted
-            && self.is_ready(row)
+            && self.inbox.is_ready(row)
             && let Some(refused) = self.refusal_now(row)
         {
             self.give_up(row, refused);

@@ -23,7 +23,8 @@ use wire::{InstanceId, MessageId};
 
 use crate::inbox::{Content, Entry, PairKey, Phase};
 use crate::limits;
-use crate::router::{Event, HolderId, Output, Router, Timer};
+use crate::output::{Event, HolderId, Output};
+use crate::router::{Router, Timer};
 use crate::rows::{InboxRow, Letter, Row, RowId, Subject};
 use crate::words::{Agent, Failure};
 

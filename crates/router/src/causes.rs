@@ -16,7 +16,8 @@ use wire::{Envelope, InstanceId, MessageId};
 
 use crate::inbox::Content;
 use crate::limits;
-use crate::router::{Event, Router};
+use crate::output::Event;
+use crate::router::Router;
 use crate::rows::Subject;
 use crate::words::{Origin, Refusal};
 

@@ -10,7 +10,7 @@ use wire::message::{MessageFrame, MessageKey, Stage};
 use crate::inbox::{Content, Phase};
 use crate::limits;
 use crate::rates::Drawn;
-use crate::router::{Pending, Router, Timer, waiting};
+use crate::router::{Pending, Router, Timer};
 use crate::rows::{InboxRow, Letter, Row, RowId, Table, Write};
 
 impl Router {
@@ -106,7 +106,7 @@ impl Router {
             return;
         };
         letter.shown = letter.shown.saturating_sub(1);
-        let writes = vec![Write::Put(row, waiting(letter))];
+        let writes = vec![Write::Put(row, letter.row())];
         let answers = self.outbox.by_key.get(&request).copied();
         // What was drawn for it stays drawn, also if the disk fails now: then it comes again.
         let drawn = Drawn::default();

@@ -13,7 +13,8 @@ use wire::{InstanceId, MessageId};
 
 use crate::inbox::{Content, Phase};
 use crate::outbox::Place;
-use crate::router::{Event, Pending, Router, Ticket};
+use crate::output::{Event, Ticket};
+use crate::router::{Pending, Router};
 use crate::rows::{InboxRow, Row, RowId, Write};
 use crate::words::{CANCELLED, Failure, NO_OPEN_REQUEST, Refusal, Status};
 

@@ -10,7 +10,7 @@ use wire::{InstanceId, MessageId};
 
 use crate::away::{Away, Way};
 use crate::outbox::OVERHEAD;
-use crate::router::{HolderId, Ticket};
+use crate::output::{HolderId, Ticket};
 use crate::rows::{Known, Letter, RowId, Subject};
 use crate::words::Agent;
 
@@ -215,6 +215,12 @@ impl Mailbox {
 }
 
 impl Inbox {
+    /// Whether a letter is in memory and may be shown now.
+    pub(crate) fn is_ready(&self, row: RowId) -> bool {
+        let letter = self.entries.get(&row).and_then(Entry::letter);
+        letter.is_some_and(|(_, phase)| phase == Phase::Ready)
+    }
+
     /// Puts a letter among what is here, charged to its node and its agent.
     pub(crate) fn insert(&mut self, row: RowId, letter: Letter, phase: Phase, expires: Instant) {
         self.by_id

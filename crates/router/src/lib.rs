@@ -24,6 +24,7 @@ mod arrival;
 mod away;
 mod causes;
 mod clock;
+mod counters;
 mod early;
 mod ended;
 mod inbox;
@@ -31,6 +32,7 @@ mod judging;
 mod offers;
 mod outbox;
 mod outcome;
+mod output;
 mod parts;
 mod rates;
 mod receiver;
@@ -38,12 +40,15 @@ mod restore;
 mod router;
 mod rows;
 mod sender;
+mod settling;
 mod words;
 
 pub use causes::Budgets;
 pub use clock::Clock;
+pub use counters::{Counters, Stats};
+pub use output::{Accept, Event, HolderId, Output, Ticket};
 pub use parts::{Broken, Cursor, PartEvent, PartsTarget, PushError, Reader, Ring};
-pub use router::{Accept, Counters, Event, HolderId, Output, Router, Stats, Ticket};
+pub use router::Router;
 pub use rows::{
     DeadRow, InboxRow, Known, Letter, OutboxRow, Row, RowId, Sent, Subject, Table, Write, v1,
 };

@@ -7,7 +7,8 @@ use wire::message::{MessageFrame, Nack};
 
 use crate::limits;
 use crate::outbox::{LaneId, LaneKey};
-use crate::router::{Event, Router, Timer};
+use crate::output::Event;
+use crate::router::{Router, Timer};
 use crate::rows::RowId;
 use crate::words::Failure;
 

@@ -16,8 +16,8 @@ use wire::message::{Kind, MessageKey};
 use wire::{Envelope, InstanceId, MessageId};
 
 use crate::limits;
-use crate::router::Ticket;
-use crate::rows::{RowId, Sent};
+use crate::output::Ticket;
+use crate::rows::{OutboxRow, Row, RowId, Sent};
 
 /// All messages from local agents.
 #[derive(Debug, Default)]
@@ -128,6 +128,19 @@ pub(crate) struct Usage {
 }
 
 impl Outgoing {
+    /// The row that says how the message stands now.
+    pub(crate) fn row(&self) -> Row {
+        Row::Outbox(match (&self.envelope, self.place) {
+            (Some(envelope), Place::Waiting | Place::Lane(_)) => OutboxRow::Waiting {
+                node: self.sent.node,
+                to: self.sent.to.clone(),
+                envelope: envelope.clone(),
+                hash: self.sent.hash,
+            },
+            _ => OutboxRow::Sent(self.sent.clone()),
+        })
+    }
+
     pub(crate) fn size(&self) -> usize {
         self.envelope
             .as_ref()

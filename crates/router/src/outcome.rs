@@ -10,9 +10,11 @@ use wire::message::{Kind, MessageKey, Nack, Stage};
 
 use crate::limits;
 use crate::outbox::Place;
-use crate::router::{Event, Router, Timer};
-use crate::rows::{DeadRow, RowId, Table, Write};
-use crate::words::{Failure, State};
+use crate::output::Event;
+use crate::rates::Drawn;
+use crate::router::{Router, Timer};
+use crate::rows::{DeadRow, Letter, RowId, Subject, Table, Write};
+use crate::words::{Agent, Failure, State};
 
 impl Router {
     /// The message of that key, where `peer` is the node that it was sent to: nobody else's word
@@ -204,6 +206,54 @@ impl Router {
         if !watched && !quiet {
             self.notify(row, failure);
         }
+    }
+
+    /// Tells the owner of a message, in its inbox, that it came to nothing.
+    pub(crate) fn notify(&mut self, failed: RowId, error: Failure) {
+        let Some(message) = self.outbox.messages.get(&failed) else {
+            return;
+        };
+        let sent = &message.sent;
+        let owner = Agent {
+            name: sent.from.clone(),
+            instance: sent.instance,
+        };
+        let (of, from) = (sent.id, sent.to.clone());
+        let cause = sent.cause.next(true);
+        let room = self
+            .inbox
+            .mailboxes
+            .get(&owner.instance)
+            .is_some_and(|mailbox| mailbox.rows < limits::INBOX_ROWS + limits::OPEN_REQUESTS);
+        if !room {
+            self.counters.notices_dropped += 1;
+            return;
+        }
+        let id = MessageId::new(self.unix_ms(), self.dice.ten_bytes());
+        let ttl_ms = u64::try_from(limits::MAX_TTL.as_millis()).unwrap_or(u64::MAX);
+        let letter = Letter {
+            key: MessageKey {
+                instance: owner.instance,
+                id,
+            },
+            owner,
+            node: self.node,
+            from,
+            epoch: self.epoch,
+            sequence: 0,
+            subject: Subject::Failure { of, error },
+            // Who answers a failure goes on with the same chain.
+            cause,
+            conversation: None,
+            created_at_ms: id.unix_ms(),
+            ttl_ms,
+            content_type: "text/plain".into(),
+            body: bytes::Bytes::new(),
+            hash: [0; 16],
+            shown: 0,
+            strikes: 0,
+        };
+        self.put_letter(letter, self.now + limits::MAX_TTL, None, Drawn::default());
     }
 
     /// Whether a reply may be the second one of its agent: a crash may have come after the first was

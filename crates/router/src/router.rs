@@ -12,11 +12,13 @@ use wire::{InstanceId, MessageId};
 use crate::away::Loads;
 use crate::causes::Causes;
 use crate::clock::{Clock, Dice};
-use crate::inbox::{Content, Inbox, Mailbox, Phase};
+use crate::counters::Counters;
+use crate::inbox::{Inbox, Mailbox};
 use crate::limits;
-use crate::outbox::{LaneId, Outbox, Place, Usage};
+use crate::outbox::{LaneId, Outbox, Usage};
+use crate::output::{Event, HolderId, Output, Ticket};
 use crate::rates::{Drawn, Rates};
-use crate::rows::{DeadRow, InboxRow, Letter, OutboxRow, Row, RowId, Table, Write};
+use crate::rows::{DeadRow, Row, RowId, Table, Write};
 use crate::words::{Agent, Authority, Delivery, Failure, Refusal, Status};
 
 /// The messages of one gateway.
@@ -54,204 +56,6 @@ pub struct Router {
     outputs: VecDeque<Output>,
     /// Frames to this gateway itself: an agent here is reached by the same road.
     loopback: VecDeque<MessageFrame>,
-}
-
-/// What the shell must do. `Wait` comes last; then the router has nothing more to say until
-/// something happens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "moved once, from the queue to the shell"
-)]
-pub enum Output {
-    /// Send a frame to a peer that is up. Frames to one peer keep their order.
-    Send {
-        /// The peer.
-        peer: NodeId,
-        /// The frame.
-        frame: MessageFrame,
-    },
-    /// Write these, all or none, after all that was asked for before. With a ticket: fsync, then
-    /// [`Router::handle_stored`]. Without: whenever convenient, nobody waits.
-    Store {
-        /// What to say when it is done.
-        ticket: Option<Ticket>,
-        /// The changes.
-        writes: Vec<Write>,
-    },
-    /// Read this row of [`Table::Inbox`], which was stored, then [`Router::handle_loaded`].
-    Load(RowId),
-    /// Show this to a holder that asked for it.
-    Deliver {
-        /// Who asked.
-        holder: HolderId,
-        /// What it gets.
-        delivery: Delivery,
-    },
-    /// A reply, to whoever [watches](Router::watch) the request. Then either
-    /// [`Router::handle_answer_taken`] or, where nobody was there, [`Router::handle_answer_left`].
-    Answer {
-        /// The request.
-        request: MessageKey,
-        /// The reply.
-        delivery: Delivery,
-    },
-    /// Something that people or metrics should know.
-    Event(Event),
-    /// Drained: call [`Router::handle_timeout`] then.
-    Wait(Option<Instant>),
-}
-
-/// Names one [`Output::Store`]; later stores have higher tickets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
-
-/// Names somebody who is shown messages; chosen by the shell, never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HolderId(pub u64);
-
-/// What became of handing something in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Accept {
-    /// It is accepted when this is stored.
-    Storing(Ticket),
-    /// The same message was accepted before; so it stands.
-    Known(Status),
-}
-
-/// A change worth telling: the audit trail. Bodies never appear.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// A message of a local agent is safe here.
-    Accepted {
-        /// The message.
-        key: MessageKey,
-        /// Where it goes.
-        node: NodeId,
-    },
-    /// How a message of a local agent stands, where that changed and somebody watches.
-    Changed {
-        /// The message.
-        key: MessageKey,
-        /// How it stands.
-        status: Status,
-    },
-    /// A message of a local agent came to nothing.
-    Failed {
-        /// The message.
-        key: MessageKey,
-        /// Why.
-        error: Failure,
-    },
-    /// A message from that node was refused.
-    Refused {
-        /// The node.
-        node: NodeId,
-        /// The message.
-        key: MessageKey,
-        /// Why, in full: the node itself is told the code alone.
-        error: Failure,
-    },
-    /// A stored message to a local agent was given up.
-    DeadLetter {
-        /// The node that it came from.
-        node: NodeId,
-        /// The message.
-        key: MessageKey,
-        /// Why.
-        error: Failure,
-    },
-    /// Messages wait for a peer that is down: a session with it is wanted.
-    Wanted {
-        /// The peer.
-        peer: NodeId,
-    },
-    /// The sender took a message back that an agent here was shown.
-    Cancelled {
-        /// The agent's life.
-        instance: InstanceId,
-        /// Where the message came from.
-        node: NodeId,
-        /// The message.
-        key: MessageKey,
-    },
-    /// A message of a local agent was one too many of those that led to each other.
-    Looped {
-        /// The message.
-        key: MessageKey,
-        /// The first of the chain.
-        root: MessageId,
-        /// How many came before.
-        depth: u8,
-    },
-    /// An agent was removed; whoever was shown its messages gets no more.
-    AgentGone {
-        /// Its life.
-        instance: InstanceId,
-    },
-}
-
-/// Counts since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Messages of local agents that were accepted.
-    pub accepted: u64,
-    /// Messages of local agents that were refused at once.
-    pub refused: u64,
-    /// Offers made, again or for the first time.
-    pub offered: u64,
-    /// Messages that are known to be stored at their receiver.
-    pub stored_there: u64,
-    /// Messages of local agents that came to nothing.
-    pub failed: u64,
-    /// Messages that were stored here.
-    pub received: u64,
-    /// Messages that were here before.
-    pub duplicates: u64,
-    /// Messages from peers that were refused.
-    pub refused_peers: u64,
-    /// The part of them that a rate guard of the policy made wait.
-    pub throttled: u64,
-    /// Times that a message was shown.
-    pub shown: u64,
-    /// Acks.
-    pub acked: u64,
-    /// Messages to local agents that their senders took back.
-    pub cancelled: u64,
-    /// Chains of messages that were stopped here or, as their next gateway said, there.
-    pub loops: u64,
-    /// Messages to local agents that were given up.
-    pub dead_letters: u64,
-    /// Dead letters that were dropped, the oldest first, as there is no room for more.
-    pub dead_letters_dropped: u64,
-    /// Failure notices that found no room.
-    pub notices_dropped: u64,
-    /// Waiting messages that the disk could not give back.
-    pub unreadable: u64,
-    /// Frames that made no sense where they arrived.
-    pub strays: u64,
-}
-
-/// What the queues hold now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Counts since the start.
-    pub counters: Counters,
-    /// Messages on their way.
-    pub outbox_rows: usize,
-    /// Their bytes.
-    pub outbox_bytes: usize,
-    /// Messages that wait for an ack.
-    pub inbox_rows: usize,
-    /// Their bytes.
-    pub inbox_bytes: usize,
-    /// Dead letters.
-    pub dead_rows: usize,
-    /// Token buckets that are kept.
-    pub buckets: usize,
-    /// Messages that wait for each peer.
-    pub queued: Vec<(NodeId, usize)>,
 }
 
 /// What a ticket stands for.
@@ -549,48 +353,6 @@ impl Router {
         Ok(message.sent.status())
     }
 
-    /// What the queues hold.
-    pub fn stats(&self) -> Stats {
-        Stats {
-            counters: self.counters,
-            outbox_rows: self.outbox.usage.values().map(|usage| usage.rows).sum(),
-            outbox_bytes: self.outbox.usage.values().map(|usage| usage.bytes).sum(),
-            inbox_rows: self
-                .inbox
-                .mailboxes
-                .values()
-                .map(|mailbox| mailbox.rows)
-                .sum(),
-            inbox_bytes: self
-                .inbox
-                .mailboxes
-                .values()
-                .map(|mailbox| mailbox.bytes)
-                .sum(),
-            dead_rows: self
-                .outbox
-                .usage
-                .values()
-                .map(|usage| usage.dead.len())
-                .sum(),
-            buckets: self.rates.count(),
-            queued: self.queued(),
-        }
-    }
-
-    /// How many messages wait for each other peer.
-    pub fn queued(&self) -> Vec<(NodeId, usize)> {
-        let others = self
-            .outbox
-            .peers
-            .iter()
-            .filter(|(node, _)| **node != self.node);
-        others
-            .filter(|(_, peer)| peer.queued > 0)
-            .map(|(node, peer)| (*node, peer.queued))
-            .collect()
-    }
-
     /// The local agent of that name.
     pub fn agent(&self, name: &AgentName) -> Option<InstanceId> {
         self.inbox.names.get(name).copied()
@@ -687,52 +449,5 @@ impl std::fmt::Debug for Router {
             .field("outbox", &self.outbox.messages.len())
             .field("inbox", &self.inbox.entries.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// A letter as its row.
-pub(crate) fn waiting(letter: &Letter) -> Row {
-    Row::Inbox(InboxRow::Waiting(letter.clone()))
-}
-
-impl crate::outbox::Outgoing {
-    /// The row that says how the message stands now.
-    pub(crate) fn row(&self) -> Row {
-        Row::Outbox(match (&self.envelope, self.place) {
-            (Some(envelope), Place::Waiting | Place::Lane(_)) => OutboxRow::Waiting {
-                node: self.sent.node,
-                to: self.sent.to.clone(),
-                envelope: envelope.clone(),
-                hash: self.sent.hash,
-            },
-            _ => OutboxRow::Sent(self.sent.clone()),
-        })
-    }
-}
-
-impl crate::rows::Sent {
-    pub(crate) fn status(&self) -> Status {
-        Status {
-            id: self.id,
-            state: self.state,
-            error: self.error.clone(),
-            reply: self.reply,
-        }
-    }
-}
-
-impl Router {
-    /// Whether a letter is here and may be shown now.
-    pub(crate) fn is_ready(&self, row: RowId) -> bool {
-        let entry = self.inbox.entries.get(&row);
-        entry.is_some_and(|entry| {
-            matches!(
-                &entry.content,
-                Content::Letter {
-                    phase: Phase::Ready,
-                    ..
-                }
-            )
-        })
     }
 }

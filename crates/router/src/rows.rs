@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use wire::message::{Cause, MessageKey};
 use wire::{Envelope, InstanceId, MessageId};
 
-use crate::words::{Agent, Failure, State};
+use crate::words::{Agent, Failure, State, Status};
 
 /// The number of a row, unique over all tables and over the life of a spool. That of an outbox
 /// row is also the sequence of its message, so a sequence never comes twice.
@@ -267,7 +267,23 @@ impl Subject {
     }
 }
 
+impl Sent {
+    pub(crate) fn status(&self) -> Status {
+        Status {
+            id: self.id,
+            state: self.state,
+            error: self.error.clone(),
+            reply: self.reply,
+        }
+    }
+}
+
 impl Letter {
+    /// While it waits for its ack.
+    pub(crate) fn row(&self) -> Row {
+        Row::Inbox(InboxRow::Waiting(self.clone()))
+    }
+
     /// What is left of it when it is settled.
     pub(crate) fn known(&self, open: bool) -> Known {
         Known {

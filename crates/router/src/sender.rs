@@ -10,7 +10,8 @@ use wire::{Envelope, InstanceId, MessageId};
 use crate::inbox::{Content, Phase};
 use crate::limits;
 use crate::outbox::{Outgoing, Place};
-use crate::router::{Accept, Event, Pending, Router, Timer};
+use crate::output::{Accept, Event, Ticket};
+use crate::router::{Pending, Router, Timer};
 use crate::rows::{InboxRow, Row, RowId, Sent, Write, content_hash};
 use crate::words::{Agent, Answer, Draft, Refusal, State, Status};
 
@@ -309,7 +310,7 @@ impl Router {
 
     /// The letter that a reply acks: hidden from now on, settled with the reply.
     fn begin_answer(&mut self, row: RowId) -> Option<Write> {
-        let ticket = crate::router::Ticket(u64::MAX);
+        let ticket = Ticket(u64::MAX);
         let entry = self.inbox.entries.get_mut(&row)?;
         entry.answered = true;
         match &mut entry.content {
