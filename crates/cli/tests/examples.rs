@@ -50,7 +50,10 @@ fn main() {
         Ok(())
     });
     trials.push(page.with_ignored_flag(missing));
-    libtest_mimic::run(&arguments, trials).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Its processes end with it, and `exit` would not drop it.
+    drop(world.lock().unwrap_or_else(PoisonError::into_inner).take());
+    conclusion.exit();
 }
 
 type Story = fn(&mut World, &Language);
