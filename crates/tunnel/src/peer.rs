@@ -1,5 +1,9 @@
 //! One peer: its session, its paths, and all that its packets need, so that peers can later be
-//! spread over threads. What is to be sent goes into the [`Outbox`] of whoever drives it.
+//! spread over threads. What is to be sent goes into the [`Outbox`] of whoever drives it; what comes
+//! is taken in `receiving.rs`.
+
+mod pings;
+mod receiving;
 
 use std::collections::VecDeque;
 use std::net::Ipv6Addr;
@@ -8,17 +12,15 @@ use std::time::{Duration, Instant};
 
 use path::{Action, Candidate, Link, Paths, PathsConfig, Reach, Route};
 use policy::PacketFilter;
-use wire::probe::{
-    Candidates, Control, FRAGMENT_OVERHEAD, Fragment, MAX_FRAGMENTS, Note, Probe, ProbeAck,
-    SMALL_PROBE,
-};
+use wire::probe::{Candidates, FRAGMENT_OVERHEAD, Fragment, MAX_FRAGMENTS, Note};
 
+use self::pings::Ping;
 use crate::flows::Flows;
 use crate::fragment::Reassembly;
 use crate::outbox::Outbox;
-use crate::packet::{Header, MAX_PACKET};
-use crate::session::{Due, INIT, InitOutcome, OVERHEAD, Rekey, Session, Unopened};
-use crate::types::{DatagramError, Event, PacketError, PeerConfig, PeerStatus};
+use crate::packet::Header;
+use crate::session::{Due, INIT, OVERHEAD, Rekey, Session};
+use crate::types::{Event, PacketError, PeerConfig, PeerStatus};
 use crate::wireguard::WireGuard;
 
 /// One peer.
@@ -55,15 +57,6 @@ pub(crate) struct Peer {
 pub(crate) struct OurCandidates {
     pub(crate) epoch: u32,
     pub(crate) list: Vec<Candidate>,
-}
-
-/// A ping that is not answered yet.
-struct Ping {
-    token: u64,
-    sequence: u32,
-    asked: Instant,
-    /// When it was sent; it waits for a session before.
-    sent: Option<Instant>,
 }
 
 /// What the tunnel gives a new peer.
@@ -371,262 +364,6 @@ impl Peer {
         });
     }
 
-    /// The answer to a copy of the last initiation, if this is one.
-    pub(crate) fn answer_copy(
-        &mut self,
-        link: &Link,
-        init: &[u8],
-        out: &mut Outbox,
-        now: Instant,
-    ) -> bool {
-        let Some(size) = self.session.answer_copy(init, out.wire_room(INIT), now) else {
-            return false;
-        };
-        out.transmit(*link, size);
-        true
-    }
-
-    /// Takes an initiation that names this peer.
-    pub(crate) fn handle_init(
-        &mut self,
-        link: &Link,
-        init: &[u8],
-        out: &mut Outbox,
-        now: Instant,
-    ) -> Result<(), DatagramError> {
-        match self.session.handle_init(init, out.wire_room(INIT), now) {
-            InitOutcome::Answer(size) => out.transmit(*link, size),
-            InitOutcome::SendOurs => {
-                if let Some(ours) = self.session.pending_init() {
-                    out.transmit_bytes(*link, ours);
-                }
-            }
-            InitOutcome::Initiate => {
-                // Nobody need want it for long: the peer is there.
-                self.wanted_at = Some(now);
-                self.initiate(out, now);
-                if let Some(ours) = self.session.pending_init() {
-                    out.transmit_bytes(*link, ours);
-                }
-            }
-            InitOutcome::Ignore => return Err(DatagramError::Unauthentic),
-        }
-        Ok(())
-    }
-
-    /// Takes an answer to an initiation of ours.
-    pub(crate) fn handle_response(
-        &mut self,
-        link: &Link,
-        response: &[u8],
-        out: &mut Outbox,
-        now: Instant,
-    ) -> Result<(), DatagramError> {
-        let fresh = !self.session.is_ready(now);
-        let size = self
-            .session
-            .handle_response(response, out.wire_room(INIT), now)
-            .ok_or(DatagramError::Unauthentic)?;
-        out.transmit(*link, size);
-        self.paths.handle_heard(link, now);
-        self.established(fresh, out, now);
-        Ok(())
-    }
-
-    /// Takes a data message.
-    pub(crate) fn handle_data(
-        &mut self,
-        link: &Link,
-        datagram: &[u8],
-        out: &mut Outbox,
-        now: Instant,
-    ) -> Result<(), DatagramError> {
-        let fresh = !self.session.is_ready(now);
-        let room = out.plain_room(datagram.len());
-        let (size, confirms) =
-            self.session
-                .open(datagram, room, now)
-                .map_err(|fault| match fault {
-                    Unopened::Stale | Unopened::Unauthentic => DatagramError::Unauthentic,
-                })?;
-        self.paths.handle_heard(link, now);
-        let taken = self.handle_opened(link, size, out, now);
-        if confirms {
-            self.established(fresh, out, now);
-        }
-        self.act(out, now);
-        taken
-    }
-
-    /// Takes the packet of `size` bytes that stands in the outbox, decrypted.
-    fn handle_opened(
-        &mut self,
-        link: &Link,
-        size: usize,
-        out: &mut Outbox,
-        now: Instant,
-    ) -> Result<(), DatagramError> {
-        if size == 0 {
-            return Ok(());
-        }
-        self.rx_bytes += size as u64;
-        let packet = out.plain_room(size);
-        let header = self.check(packet)?;
-        if !header.is_control() {
-            return self.deliver(&header, size, out, now);
-        }
-        if header.dst != self.local {
-            return Err(DatagramError::BadPacket);
-        }
-        let mut control = std::mem::take(&mut self.control);
-        control.clear();
-        control.extend_from_slice(packet);
-        let taken = match Control::decode(&control) {
-            Some(told) => self.handle_control(link, &told, size, out, now),
-            None => Err(DatagramError::BadPacket),
-        };
-        self.control = control;
-        taken
-    }
-
-    /// An inner packet must parse and come from this peer's own address.
-    fn check(&mut self, packet: &[u8]) -> Result<Header, DatagramError> {
-        let header = Header::parse(packet).ok_or(DatagramError::BadPacket)?;
-        if header.src != self.config.overlay {
-            self.dropped += 1;
-            return Err(DatagramError::ForeignSource);
-        }
-        Ok(header)
-    }
-
-    fn deliver(
-        &mut self,
-        header: &Header,
-        size: usize,
-        out: &mut Outbox,
-        now: Instant,
-    ) -> Result<(), DatagramError> {
-        if self.config.leaving {
-            self.dropped += 1;
-            return Err(DatagramError::Denied);
-        }
-        let (filter, node) = (&self.filter, &self.config.node);
-        self.flows
-            .handle_inbound(header, |packet| filter.allows(node, packet), now)
-            .inspect_err(|_| self.dropped += 1)?;
-        self.paths.handle_app(now);
-        out.deliver(self.config.node, size);
-        Ok(())
-    }
-
-    fn handle_control(
-        &mut self,
-        link: &Link,
-        told: &Control<'_>,
-        size: usize,
-        out: &mut Outbox,
-        now: Instant,
-    ) -> Result<(), DatagramError> {
-        match told {
-            Control::Probe(probe) => {
-                let ack = ProbeAck {
-                    pair: probe.pair,
-                    sequence: probe.sequence,
-                    sent_us: probe.sent_us,
-                    received: u16::try_from(size).unwrap_or(u16::MAX),
-                    observed: link.remote(),
-                };
-                if self.session.is_ready(now) {
-                    self.send_control(*link, out, |bytes, from, to| ack.encode(from, to, bytes));
-                }
-                self.paths.handle_probe(link, now);
-            }
-            Control::ProbeAck(ack) if ack.pair == PING_PAIR => {
-                self.handle_pong(link, ack, out, now)
-            }
-            Control::ProbeAck(ack) => self.paths.handle_ack(link, ack, now),
-            Control::Candidates(told) => self.paths.handle_candidates(told.epoch, told.iter(), now),
-            Control::Note(Note::PleaseInit) => {
-                if self.session.handle_please(now) {
-                    self.initiate(out, now);
-                }
-            }
-            Control::Note(note) => self.paths.handle_note(*note, now),
-            Control::Fragment(part) => {
-                let room = out.plain_room(MAX_PACKET);
-                if let Some(size) = self.reassembly.handle(part, room, now) {
-                    let header = self.check(&out.plain_room(size)[..size])?;
-                    if header.is_control() {
-                        return Err(DatagramError::BadPacket);
-                    }
-                    return self.deliver(&header, size, out, now);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn handle_pong(&mut self, link: &Link, ack: &ProbeAck, out: &mut Outbox, now: Instant) {
-        let answered = |ping: &Ping| ping.sequence == ack.sequence && ping.sent.is_some();
-        if let Some(place) = self.pings.iter().position(answered) {
-            let ping = self.pings.swap_remove(place);
-            let rtt = now.saturating_duration_since(ping.sent.unwrap_or(now));
-            let peer = self.config.node;
-            out.tell(Event::Pong {
-                peer,
-                token: ping.token,
-                link: *link,
-                rtt,
-            });
-        }
-    }
-
-    /// Asks the peer for a sign of life.
-    pub(crate) fn ping(&mut self, token: u64, out: &mut Outbox, now: Instant) {
-        self.pings
-            .retain(|ping| now.saturating_duration_since(ping.asked) < PING_LIFE);
-        if self.pings.len() >= MAX_PINGS {
-            self.pings.remove(0);
-        }
-        self.ping_sequence = self.ping_sequence.wrapping_add(1);
-        self.pings.push(Ping {
-            token,
-            sequence: self.ping_sequence,
-            asked: now,
-            sent: None,
-        });
-        self.paths.handle_app(now);
-        if self.session.is_ready(now) {
-            self.wanted_at = Some(now);
-            self.send_pings(out, now);
-        } else {
-            self.want(out, now);
-        }
-        self.act(out, now);
-    }
-
-    fn send_pings(&mut self, out: &mut Outbox, now: Instant) {
-        let Some(route) = self.paths.route() else {
-            return;
-        };
-        let mut pings = std::mem::take(&mut self.pings);
-        for ping in pings.iter_mut().filter(|ping| ping.sent.is_none()) {
-            ping.sent = Some(now);
-            let probe = Probe {
-                pair: PING_PAIR,
-                sequence: ping.sequence,
-                sent_us: 0,
-                primary: true,
-            };
-            self.send_control(route.link, out, |bytes, from, to| {
-                probe.encode(from, to, SMALL_PROBE, bytes);
-            });
-            self.paths.handle_sent(SMALL_PROBE, now);
-        }
-        self.pings = pings;
-        self.rekey(out, now);
-    }
-
     /// A key stands. `fresh` says that there was none before.
     fn established(&mut self, fresh: bool, out: &mut Outbox, now: Instant) {
         out.tell(Event::HandshakeDone {
@@ -773,11 +510,6 @@ impl Peer {
         }
     }
 }
-
-/// What our pings call their pair: no path has this number.
-const PING_PAIR: u32 = u32::MAX;
-const MAX_PINGS: usize = 64;
-const PING_LIFE: Duration = Duration::from_secs(10);
 
 /// Packets that wait for a session, as boringtun and the kernel have it in some form.
 const MAX_QUEUE: usize = 256;
