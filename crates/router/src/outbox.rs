@@ -5,14 +5,15 @@
 //! *peer* bounds what all its lanes have in flight together.
 //!
 //! A message has its place in its lane before it is on disk, so that the order is that of the sender.
-//! It is offered when it is on disk, and a reply before: whoever asked need not wait for this disk
-//! too. A crash between the two shows the request again, whose second reply is then one too many.
+//! It is offered when it is on disk, and a reply to another gateway before: whoever asked need not
+//! wait for this disk too. A crash between the two shows the request again, whose second reply is then
+//! one too many.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use identity::{AgentName, NodeId};
-use wire::message::{Kind, MessageKey};
+use wire::message::MessageKey;
 use wire::{Envelope, InstanceId, MessageId};
 
 use crate::limits;
@@ -43,6 +44,8 @@ pub(crate) struct Outgoing {
     pub(crate) place: Place,
     /// Not yet on disk.
     pub(crate) storing: Option<Ticket>,
+    /// A reply, which is offered while it is being stored.
+    pub(crate) leaves_early: bool,
     pub(crate) expires: Instant,
     /// Somebody waits for what becomes of it.
     pub(crate) watched: bool,
@@ -150,8 +153,7 @@ impl Outgoing {
 
     /// Whether a peer may be offered it.
     fn may_leave(&self) -> bool {
-        let is_reply = |it: &Envelope| matches!(it.kind, Kind::Reply { .. });
-        self.storing.is_none() || self.envelope.as_ref().is_some_and(is_reply)
+        self.storing.is_none() || self.leaves_early
     }
 
     pub(crate) fn key(&self) -> MessageKey {

@@ -124,6 +124,7 @@ impl Router {
             sent,
             envelope: None,
             storing: None,
+            leaves_early: false,
             place: Place::Settled,
             expires,
             watched: false,

@@ -292,6 +292,11 @@ impl Router {
         let ticket = self.new_ticket();
         let mut message = Box::new(Outgoing::new(node, to, envelope, hash, expires));
         message.storing = Some(ticket);
+        // Here one crash would take both what was answered and what was heard.
+        message.leaves_early = acks.is_some() && node != self.node;
+        if message.leaves_early {
+            self.to_pump.insert(node);
+        }
         writes.insert(0, Write::Put(row, message.row()));
         self.store_as(ticket, writes, Pending::Accept { row, acks });
         let usage = self.outbox.usage.entry(key.instance).or_default();
@@ -301,9 +306,6 @@ impl Router {
         self.outbox.by_key.insert(key, row);
         self.outbox.messages.insert(row, message);
         self.outbox.enqueue(row);
-        if acks.is_some() {
-            self.to_pump.insert(node);
-        }
         self.timers.insert((expires, Timer::Outgoing(row)));
         Accept::Storing(ticket)
     }
@@ -391,6 +393,7 @@ impl Outgoing {
             envelope: Some(envelope),
             place: Place::Waiting,
             storing: None,
+            leaves_early: false,
             expires,
             watched: false,
             open: expects_reply,

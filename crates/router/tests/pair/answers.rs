@@ -279,6 +279,37 @@ fn a_crash_before_a_reply_is_stored_shows_the_request_again_and_its_second_reply
 }
 
 #[test]
+fn a_reply_to_the_same_gateway_waits_for_its_disk() {
+    let mut pair = Pair::new();
+    let reviewer = agent("reviewer", 9);
+    pair.sides[A].agents.push(reviewer.clone());
+    pair.sides[A].router.add_agent(reviewer.clone(), pair.now);
+    let draft = Draft {
+        expects_reply: true,
+        ..pair.draft("reviewer@gw-a", "look")
+    };
+    let id = draft.id;
+    pair.send(A, draft).expect("taken");
+    let planner = pair.sides[A].agents[0].instance;
+    let router = &mut pair.sides[A].router;
+    router.watch(planner, id, true, pair.now).expect("known");
+    pair.settle();
+    let (holder, now) = (HolderId(99), pair.now);
+    let router = &mut pair.sides[A].router;
+    router
+        .demand(holder, reviewer.instance, 1, None, now)
+        .expect("an agent");
+    pair.settle();
+
+    pair.reply_as(A, &reviewer, id, "fine").expect("open");
+    pair.think(A);
+    assert!(answers(&pair).is_empty(), "one crash would take both");
+    pair.settle();
+
+    assert_eq!(answers(&pair), ["fine"]);
+}
+
+#[test]
 fn what_was_sent_before_a_reply_leaves_before_it() {
     let mut pair = Pair::new();
     let id = asked(&mut pair);

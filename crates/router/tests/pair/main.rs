@@ -9,7 +9,9 @@ mod world;
 
 use std::time::Duration;
 
-use router::{Accept, DeliveryKind, Draft, Event, InboxRow, OutboxRow, Refusal, Row, State};
+use router::{
+    Accept, DeliveryKind, Draft, Event, HolderId, InboxRow, OutboxRow, Refusal, Row, State,
+};
 use wire::MessageId;
 use wire::message::{MessageFrame, Nack, Stage};
 use world::{A, B, CLOSED, Killed, OPEN, Pair, agent, id_of, killing, rules};
@@ -119,7 +121,7 @@ fn a_subscriber_that_goes_leaves_its_messages_to_the_next() {
     let mut pair = Pair::new();
     pair.tell("held");
     pair.settle();
-    let (coder, holder) = (pair.sides[B].agents[0].instance, router::HolderId(9_999));
+    let (coder, holder) = (pair.sides[B].agents[0].instance, HolderId(9_999));
     pair.sides[B]
         .router
         .demand(holder, coder, 5, None, pair.now)

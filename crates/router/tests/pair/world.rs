@@ -460,14 +460,24 @@ impl Pair {
     }
 
     pub fn reply(&mut self, to: MessageId, body: &str) -> Result<Accept, Refusal> {
+        let coder = self.sides[B].agents[0].clone();
+        self.fetch(B, to);
+        self.reply_as(B, &coder, to, body)
+    }
+
+    pub fn reply_as(
+        &mut self,
+        side: usize,
+        agent: &Agent,
+        to: MessageId,
+        body: &str,
+    ) -> Result<Accept, Refusal> {
         let answer = Answer {
             id: self.fresh_id(),
             content_type: "text/plain".into(),
             body: body.to_owned().into(),
         };
-        let agent = self.sides[B].agents[0].clone();
-        self.fetch(B, to);
-        self.sides[B].router.reply(&agent, to, answer, self.now)
+        self.sides[side].router.reply(agent, to, answer, self.now)
     }
 
     /// Shows up to `max` messages to the first agent of a side, each hidden for 30 s.
