@@ -9,7 +9,8 @@ use identity::{NodeId, NodeName, WireGuardKey};
 use path::{Candidate, CandidateKind};
 use policy::{Document, MessageRequest, Node, Policy, Verdict};
 use router::{
-    Agent, Authority, Clock, Delivery, Draft, HolderId, Router, Row, RowId, Table, Ticket, Write,
+    Accept, Agent, Answer, Authority, Clock, Delivery, Draft, HolderId, Origin, Refusal, Router,
+    Row, RowId, Table, Ticket, Write,
 };
 use tunnel::{PeerConfig, Tunnel, TunnelConfig};
 use wire::InstanceId;
@@ -35,7 +36,6 @@ pub struct Gateway {
     pub holder: u64,
     pub last_good: BTreeSet<(NodeId, std::net::SocketAddr)>,
     pub connected: bool,
-    next_row: u64,
     made: u64,
     key: WireGuardKey,
     rules: Arc<Rules>,
@@ -129,7 +129,6 @@ impl Gateway {
             holder: 1,
             last_good: BTreeSet::new(),
             connected: false,
-            next_row: 1,
             made: 0,
             key,
             rules,
@@ -157,7 +156,7 @@ impl Gateway {
         self.router = Router::restore(
             self.id,
             1,
-            RowId(self.next_row),
+            RowId(u64::from(self.boot) << ROWS_PER_START),
             [self.agent.clone()],
             rows,
             self.rules.clone(),
@@ -196,7 +195,6 @@ impl Gateway {
             for write in writes {
                 match write {
                     Write::Put(id, row) => {
-                        self.next_row = self.next_row.max(id.0 + 1);
                         self.disk.insert((row.table(), id), row);
                     }
                     Write::Delete(table, id) => drop(self.disk.remove(&(table, id))),
@@ -209,37 +207,62 @@ impl Gateway {
     }
 
     /// The agent sends a message of its own accord to the agent of another gateway.
-    pub fn send(&mut self, to: usize, unix_ms: u64, now: Instant) -> MessageId {
-        self.send_because(router::Origin::Nothing, to, unix_ms, now)
+    pub fn send(&mut self, to: usize, asks: bool, unix_ms: u64, now: Instant) -> MessageId {
+        self.send_because(Origin::Nothing, to, asks, unix_ms, now)
     }
 
     /// It sends one because of what it was shown, perhaps.
     pub fn send_because(
         &mut self,
-        origin: router::Origin,
+        origin: Origin,
         to: usize,
+        asks: bool,
         unix_ms: u64,
         now: Instant,
     ) -> MessageId {
-        self.made += 1;
-        let mut random = [0; 10];
-        random[0] = u8::try_from(self.number).expect("small");
-        random[2..].copy_from_slice(&self.made.to_be_bytes());
-        let id = MessageId::new(unix_ms, random);
+        let id = self.fresh_id(unix_ms);
         let draft = Draft {
             id,
             to: format!("agent-{to}@gw-{to}").parse().expect("an address"),
-            expects_reply: false,
+            expects_reply: asks,
             stream: false,
             origin,
             conversation: None,
             ttl: Duration::from_secs(24 * 3600),
             content_type: "text/plain".into(),
-            body: vec![b'x'; usize::try_from(self.made * 37 % 3000).expect("small")].into(),
+            body: self.body().into(),
         };
         // A full outbox refuses, which is its right.
         let _ = self.router.send(&self.agent, draft, now);
         id
+    }
+
+    /// The agent answers a request that it was shown.
+    pub fn reply(
+        &mut self,
+        request: MessageId,
+        unix_ms: u64,
+        now: Instant,
+    ) -> (MessageId, Result<Accept, Refusal>) {
+        let answer = Answer {
+            id: self.fresh_id(unix_ms),
+            content_type: "text/plain".into(),
+            body: self.body().into(),
+        };
+        let id = answer.id;
+        (id, self.router.reply(&self.agent, request, answer, now))
+    }
+
+    fn fresh_id(&mut self, unix_ms: u64) -> MessageId {
+        self.made += 1;
+        let mut random = [0; 10];
+        random[0] = u8::try_from(self.number).expect("small");
+        random[2..].copy_from_slice(&self.made.to_be_bytes());
+        MessageId::new(unix_ms, random)
+    }
+
+    fn body(&self) -> Vec<u8> {
+        vec![b'x'; usize::try_from(self.made * 37 % 3000).expect("small")]
     }
 
     /// As the others know it.
@@ -328,6 +351,9 @@ fn bytes(seed: u64, salt: u64) -> [u8; 32] {
         .for_each(|chunk| chunk.copy_from_slice(&random.next_u64().to_le_bytes()));
     bytes
 }
+
+/// As in the node's spool: a row that a crash cut off is never given out again, as its peer may know it.
+const ROWS_PER_START: u32 = 40;
 
 /// Letters of an inbox that stay in memory: few, so that the rest comes from the disk.
 const KEEP: usize = 2;

@@ -45,7 +45,7 @@ fn many(from: u64, seeds: u64) -> ExitCode {
     let started = Instant::now();
     let next = AtomicU64::new(from);
     let bad: Mutex<Vec<Report>> = Mutex::new(Vec::new());
-    let totals = [const { AtomicU64::new(0) }; 6];
+    let totals = [const { AtomicU64::new(0) }; 7];
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -63,6 +63,7 @@ fn many(from: u64, seeds: u64) -> ExitCode {
                         report.handshakes,
                         report.cancelled as u64,
                         report.loops,
+                        report.answers as u64,
                     ];
                     for (total, fact) in totals.iter().zip(facts) {
                         total.fetch_add(fact, Ordering::Relaxed);
@@ -75,11 +76,18 @@ fn many(from: u64, seeds: u64) -> ExitCode {
             });
         }
     });
-    let [messages, packets, seconds, handshakes, cancelled, loops] =
-        totals.map(AtomicU64::into_inner);
+    let [
+        messages,
+        packets,
+        seconds,
+        handshakes,
+        cancelled,
+        loops,
+        answers,
+    ] = totals.map(AtomicU64::into_inner);
     let bad = bad.into_inner().expect("all threads ended well");
     eprintln!(
-        "{seeds} seeds from {from}: {} bad; {messages} messages, {cancelled} taken back, {loops} loops, {packets} datagrams, {handshakes} handshakes, {} h of virtual time in {:.1} s",
+        "{seeds} seeds from {from}: {} bad; {messages} messages, {answers} answers, {cancelled} taken back, {loops} loops, {packets} datagrams, {handshakes} handshakes, {} h of virtual time in {:.1} s",
         bad.len(),
         seconds / 3600,
         started.elapsed().as_secs_f64(),

@@ -48,8 +48,24 @@ pub enum Fault {
     Flush(usize),
     /// A gateway is killed and started again.
     Restart(usize),
+    /// The same, moments after the next time that its agent does this, so that its disk may or may
+    /// not have it.
+    Strike(usize, Deed),
     /// Direct paths carry no large datagrams any more.
     SmallMtu,
+}
+
+/// What an agent does with its gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deed {
+    /// It sends a message or a request.
+    Sends,
+    /// It acks.
+    Acks,
+    /// It answers a request.
+    Replies,
+    /// It takes the answer that it waited for.
+    Takes,
 }
 
 impl Scenario {
@@ -124,7 +140,16 @@ impl Scenario {
             }
             at += lasts + Duration::from_secs(8) + Duration::from_millis(random.below(10_000));
         }
-        let ends = at + Duration::from_secs(2);
+        let mut strike = Duration::from_secs(4);
+        for _ in 0..random.below(16) {
+            let n = usize::try_from(random.below(nodes as u64)).expect("small");
+            let deeds = [Deed::Sends, Deed::Acks, Deed::Replies, Deed::Takes];
+            let deed = deeds[usize::try_from(random.below(4)).expect("small")];
+            faults.push((strike, Fault::Strike(n, deed)));
+            strike += Duration::from_millis(500 + random.below(4000));
+        }
+        faults.sort_by_key(|(at, _)| *at);
+        let ends = at.max(strike) + Duration::from_secs(2);
         Self {
             seed,
             nats,

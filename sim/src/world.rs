@@ -1,4 +1,9 @@
-//! The world: it moves time from event to event, breaks what the scenario says, and watches.
+//! The world: it moves time from event to event, breaks what the scenario says, and watches: what its
+//! agents say to each other is in `messages.rs` and `asks.rs`, what becomes of paths in `paths.rs`.
+
+mod asks;
+mod messages;
+mod paths;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
@@ -6,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use identity::NodeId;
 use path::Random;
-use router::{Clock, Delivery, DeliveryKind, Origin, Output as RouterOutput, Refusal, State};
+use router::{Clock, Refusal, State};
 use tunnel::{Event, Link, Output, PeerConfig};
 use wire::message::{MessageId, MessageKey};
 
+use self::asks::Asks;
 use crate::clock::Virtual;
-use crate::gateway::{Gateway, PORT, Rules, ack_id, overlay};
+use crate::gateway::{Gateway, PORT, Rules, overlay};
 use crate::network::{Network, RELAY};
-use crate::scenario::{Fault, Scenario};
+use crate::scenario::{Deed, Fault, Scenario};
 use crate::stream::STREAM;
 
 /// A running world.
@@ -34,8 +40,11 @@ pub struct World {
     failed: BTreeMap<MessageId, String>,
     /// Messages that their senders took back before they were done: these alone may come to nothing.
     taken_back: BTreeSet<MessageId>,
-    /// Messages that their receivers answered, and what they shall not do twice.
+    /// Messages that agents answered which answer everything: once each.
     answered: BTreeSet<MessageId>,
+    asks: Asks,
+    /// Gateways that are killed when their agent does this.
+    struck: BTreeSet<(usize, Deed)>,
     /// Of each root, the messages that it led to; loops end them.
     chains: BTreeMap<MessageId, BTreeSet<MessageId>>,
     loops: u64,
@@ -66,6 +75,11 @@ enum Happening {
         gateway: usize,
         boot: u32,
         id: MessageId,
+    },
+    Reply {
+        gateway: usize,
+        boot: u32,
+        request: MessageId,
     },
     Fault(Fault),
     Connect(usize),
@@ -104,6 +118,8 @@ pub struct Report {
     pub cancelled: usize,
     /// Chains of answers that were stopped as loops.
     pub loops: u64,
+    /// Requests whose answer arrived.
+    pub answers: usize,
 }
 
 impl World {
@@ -148,6 +164,8 @@ impl World {
             failed: BTreeMap::new(),
             taken_back: BTreeSet::new(),
             answered: BTreeSet::new(),
+            asks: Asks::default(),
+            struck: BTreeSet::new(),
             chains: BTreeMap::new(),
             loops: 0,
             flows: BTreeMap::new(),
@@ -216,6 +234,7 @@ impl World {
         }
         self.check_messages();
         self.check_chains();
+        self.check_asks();
         self.check_paths();
         self.check_changes();
         let status = |gateway: &Gateway| {
@@ -233,6 +252,7 @@ impl World {
             handshakes: self.gateways.iter().map(status).sum(),
             cancelled: self.taken_back.difference(&self.acked).count(),
             loops: self.loops,
+            answers: self.asks.answered(),
             violations: self.violations,
         }
     }
@@ -341,7 +361,9 @@ impl World {
             } => {
                 let gateway = &mut self.gateways[n];
                 if gateway.boot == boot {
-                    match gateway.router.ack(gateway.agent.instance, id, now) {
+                    let acked = gateway.router.ack(gateway.agent.instance, id, now);
+                    self.did(n, Deed::Acks);
+                    match acked {
                         Ok(Some(ticket)) => drop(self.acking.insert((n, ticket), id)),
                         Ok(None) => {}
                         // Taken back while it was worked on.
@@ -352,6 +374,11 @@ impl World {
                     }
                 }
             }
+            Happening::Reply {
+                gateway,
+                boot,
+                request,
+            } => self.reply(gateway, boot, request),
             Happening::Fault(fault) => self.break_(fault),
             Happening::Connect(n) => self.connect(n),
             Happening::Observe => {
@@ -367,40 +394,6 @@ impl World {
             }
             Happening::Flow { from, to, until } => self.flow(from, to, until),
             Happening::ExpectDirect(a, b) => self.expect_direct(a, b),
-        }
-    }
-
-    fn send_message(&mut self, from: usize) {
-        let now = self.time.now;
-        let others = self.gateways.len() as u64 - 1;
-        let to = (from + 1 + usize::try_from(self.random.below(others)).expect("small"))
-            % self.gateways.len();
-        if self.time.since_start() < self.scenario.ends {
-            let unix_ms =
-                BASE_MS + u64::try_from(self.time.since_start().as_millis()).expect("short");
-            let id = self.gateways[from].send(to, unix_ms, now);
-            let kind = self.random.below(ONE_IN);
-            match kind {
-                // Some are taken back: before they go, on their way, while they are worked on.
-                0 => {
-                    let after = Duration::from_millis(self.random.below(400));
-                    self.schedule(after, Happening::Cancel { gateway: from, id });
-                }
-                // And some are for agents that answer whatever they are shown.
-                1 => drop(self.chains.insert(id, BTreeSet::new())),
-                _ => {}
-            }
-            let pair = (from.min(to), from.max(to));
-            // What is taken back before it goes wants no path.
-            if kind != 0 && self.first_messages.insert(pair) {
-                self.schedule(
-                    Duration::from_secs(2),
-                    Happening::ExpectDirect(pair.0, pair.1),
-                );
-            }
-            let every = u64::try_from(self.scenario.message_every.as_millis()).expect("short");
-            let after = Duration::from_millis(1 + self.random.below(2 * every));
-            self.schedule(after, Happening::Message(from));
         }
     }
 
@@ -451,118 +444,43 @@ impl World {
             }
             Fault::Flush(nat) => self.network.nats[nat].flush(),
             Fault::Restart(n) => {
+                // Who is dead stands still, and no path is to blame.
+                self.flows.retain(|(from, to), _| *from != n && *to != n);
                 let peers = self.peers_of(n);
-                let unix_ms =
-                    BASE_MS + u64::try_from(self.time.since_start().as_millis()).expect("short");
+                let unix_ms = self.unix_ms();
                 let seed = self.random.next_u64();
                 self.acking.retain(|(gateway, _), _| *gateway != n);
                 self.gateways[n].restart(&peers, seed, Clock::new(unix_ms, now), now);
                 let after = Duration::from_millis(100 + self.random.below(500));
                 self.schedule(after, Happening::Connect(n));
             }
+            Fault::Strike(n, deed) => drop(self.struck.insert((n, deed))),
             Fault::SmallMtu => self.network.mtu = 900,
         }
     }
 
+    /// An agent did something: its gateway may die of it, and now and then another one with it.
+    fn did(&mut self, n: usize, deed: Deed) {
+        if !self.struck.remove(&(n, deed)) {
+            return;
+        }
+        let after = Duration::from_micros(self.random.below(8000));
+        self.schedule(after, Happening::Fault(Fault::Restart(n)));
+        if self.random.below(4) == 0 {
+            let other = (n + 1) % self.gateways.len();
+            let after = Duration::from_millis(self.random.below(100));
+            self.schedule(after, Happening::Fault(Fault::Restart(other)));
+        }
+    }
+
     fn heal(&mut self) {
+        self.struck.clear();
         self.network.cuts.clear();
         self.network.mtu = 1472;
         self.network.loss = self.network.loss.min(20);
         if !self.network.relay_up {
             self.break_(Fault::RelayUp);
         }
-    }
-
-    /// From here on the gap between two gateways is measured, where the fault alone can make one.
-    fn watch(&mut self, a: usize, b: usize) {
-        let direct = |from: usize, to: usize| {
-            let id = self.gateways[to].id;
-            self.gateways[from]
-                .tunnel
-                .status(self.time.now)
-                .any(|peer| peer.node == id && peer.link.is_some_and(|link| link.is_direct()))
-        };
-        let fair = self.network.relay_up
-            && self.network.loss == 0
-            && self.network.cuts.is_empty()
-            && self.network.mtu == 1472
-            && self.gateways[a].connected
-            && self.gateways[b].connected
-            && direct(a, b)
-            && direct(b, a);
-        for pair in [(a, b), (b, a)] {
-            self.flows.remove(&pair);
-            if fair {
-                self.flows.insert(
-                    pair,
-                    Flow {
-                        last: Some(self.time.now),
-                        worst: Duration::ZERO,
-                    },
-                );
-            }
-        }
-    }
-
-    /// One packet of a flow, and the next 20 ms later.
-    fn flow(&mut self, from: usize, to: usize, until: Instant) {
-        let now = self.time.now;
-        if now >= until {
-            if let Some(flow) = self.flows.remove(&(from, to)) {
-                let worst = flow
-                    .worst
-                    .max(flow.last.map_or(Duration::ZERO, |last| now - last));
-                let latency = self.network.places[from].latency + self.network.places[to].latency;
-                // Who sends into a cut of one direction hears of it from the other side, over the
-                // relay, and its next packet goes there: a round trip beyond the silence.
-                if worst > GAP + 2 * latency {
-                    self.violation(format!("I5: {from} to {to} stood still for {worst:?}"));
-                }
-            }
-            return;
-        }
-        let packet = inner_packet(overlay(from), overlay(to), &[FLOW; 300]);
-        let _ = self.gateways[from].tunnel.handle_packet(&packet, now);
-        self.schedule(
-            Duration::from_millis(20),
-            Happening::Flow { from, to, until },
-        );
-    }
-
-    fn expect_direct(&mut self, a: usize, b: usize) {
-        // With loss or a fault it may take a round more.
-        if !self.calm || self.scenario.loss > 0 {
-            return;
-        }
-        let possible = self.possible(a, b);
-        for (from, to) in [(a, b), (b, a)] {
-            let id = self.gateways[to].id;
-            let status = self.gateways[from]
-                .tunnel
-                .status(self.time.now)
-                .find(|peer| peer.node == id);
-            let link = status.and_then(|status| status.link);
-            match link {
-                None => self.violation(format!(
-                    "I4: {from} has no path to {to} two seconds after the first message"
-                )),
-                Some(link) if possible && !link.is_direct() => {
-                    self.violation(format!(
-                        "I3: {from} to {to} is relayed two seconds after the first message"
-                    ));
-                }
-                Some(link) if !possible && link.is_direct() => {
-                    self.violation(format!(
-                        "the oracle knows no direct path from {from} to {to}, yet {link}"
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
-    }
-
-    fn possible(&self, a: usize, b: usize) -> bool {
-        self.possible.contains(&(a, b))
     }
 
     /// What the tunnel of `n` wants done.
@@ -689,108 +607,6 @@ impl World {
         }
     }
 
-    fn drain_router(&mut self, n: usize) -> bool {
-        let now = self.time.now;
-        let mut spoke = false;
-        loop {
-            let fsync = now + Duration::from_millis(1 + self.random.below(4));
-            let gateway = &mut self.gateways[n];
-            match gateway.router.poll_output() {
-                RouterOutput::Send { peer, frame } => gateway.stream(peer).send(&frame, now),
-                RouterOutput::Store { ticket, writes } => {
-                    let after = gateway
-                        .unsynced
-                        .back()
-                        .map_or(fsync, |(at, ..)| fsync.max(*at));
-                    gateway.unsynced.push_back((after, ticket, writes));
-                }
-                RouterOutput::Load(row) => gateway.load(row, now),
-                RouterOutput::Deliver { delivery, .. } => {
-                    let id = ack_id(&delivery);
-                    if self.acked.contains(&id) {
-                        self.violation(format!("I1: {id} is shown after its ack"));
-                    }
-                    self.shown.insert(id);
-                    self.answer_in_chain(n, &delivery);
-                    let boot = self.gateways[n].boot;
-                    let after = Duration::from_millis(1 + self.random.below(50));
-                    self.schedule(
-                        after,
-                        Happening::Ack {
-                            gateway: n,
-                            boot,
-                            id,
-                        },
-                    );
-                    self.gateways[n].demand(now);
-                }
-                RouterOutput::Answer { request, .. } => {
-                    gateway.router.handle_answer_left(request, now)
-                }
-                RouterOutput::Event(event) => self.handle_router_event(n, event),
-                RouterOutput::Wait(wake) => {
-                    gateway.router_wake = wake;
-                    break;
-                }
-            }
-            spoke = true;
-        }
-        // Acks that reached the disk.
-        let gateway = &self.gateways[n];
-        let waiting: BTreeSet<_> = gateway
-            .unsynced
-            .iter()
-            .filter_map(|(_, ticket, _)| *ticket)
-            .collect();
-        let stored: Vec<_> = self
-            .acking
-            .extract_if(.., |(owner, ticket), _| {
-                *owner == n && !waiting.contains(ticket)
-            })
-            .collect();
-        self.acked.extend(stored.into_iter().map(|(_, id)| id));
-        spoke
-    }
-
-    /// An agent that answers everything, told or not that it does.
-    fn answer_in_chain(&mut self, n: usize, delivery: &Delivery) {
-        let now = self.time.now;
-        let root = delivery.cause.root;
-        let Some(chain) = self.chains.get_mut(&root) else {
-            return;
-        };
-        // Notices of what failed are no talk, and what is shown again was answered.
-        if delivery.kind != DeliveryKind::Message || !self.answered.insert(delivery.id) {
-            return;
-        }
-        let from = self
-            .gateways
-            .iter()
-            .position(|gateway| gateway.agent.name == delivery.from.agent);
-        let Some(from) = from else { return };
-        let unix_ms = BASE_MS + u64::try_from(self.time.since_start().as_millis()).expect("short");
-        let origin = Origin::Message(delivery.id);
-        chain.insert(delivery.id);
-        self.gateways[n].send_because(origin, from, unix_ms, now);
-    }
-
-    fn handle_router_event(&mut self, n: usize, event: router::Event) {
-        let now = self.time.now;
-        match event {
-            router::Event::Accepted { key, .. } => drop(self.accepted.insert(key)),
-            router::Event::Wanted { peer } => self.gateways[n].stream(peer).want(now),
-            router::Event::Looped { .. } => self.loops += 1,
-            router::Event::Failed { key, error } | router::Event::DeadLetter { key, error, .. } => {
-                // What led to a loop came to something itself.
-                if &*error.code == "loop" {
-                    return;
-                }
-                self.failed.insert(key.id, error.code.to_string());
-            }
-            _ => {}
-        }
-    }
-
     /// Packets of the streams into the tunnel.
     fn send_packets(&mut self, n: usize) -> bool {
         let now = self.time.now;
@@ -821,107 +637,8 @@ impl World {
             .collect()
     }
 
-    /// What waits where, for the trace.
-    fn backlog(&self) -> String {
-        let one = |gateway: &Gateway| {
-            let streams: Vec<_> = gateway
-                .streams
-                .values()
-                .map(|stream| stream.backlog())
-                .collect();
-            format!(
-                "{}: queued {:?}, streams {streams:?}",
-                gateway.number,
-                gateway.router.queued()
-            )
-        };
-        self.gateways.iter().map(one).collect::<Vec<_>>().join("; ")
-    }
-
-    fn is_settled(&self) -> bool {
-        let arrived = self.accepted.iter().map(|key| &key.id).all(|id| {
-            self.acked.contains(id) || self.failed.contains_key(id) || self.taken_back.contains(id)
-        });
-        arrived && self.time.since_start() > self.scenario.ends + Duration::from_secs(3)
-    }
-
-    fn check_messages(&mut self) {
-        let lost: Vec<_> = self
-            .accepted
-            .iter()
-            .filter(|key| !self.acked.contains(&key.id) && !self.taken_back.contains(&key.id))
-            .map(|key| key.id)
-            .collect();
-        for id in lost.iter().take(3) {
-            let fate = self
-                .failed
-                .get(id)
-                .cloned()
-                .unwrap_or_else(|| "no word of it".into());
-            let shown = self.shown.contains(id);
-            self.violation(format!(
-                "I1: accepted, never acked: {id} ({fate}, shown: {shown}); {} in all",
-                lost.len()
-            ));
-        }
-    }
-
-    /// Agents that answer everything are stopped, and not before.
-    fn check_chains(&mut self) {
-        let longest = usize::from(router::limits::MAX_BOUNCES);
-        for (root, chain) in std::mem::take(&mut self.chains) {
-            if chain.len() > longest {
-                self.violation(format!(
-                    "{root} led to {} messages, {longest} allowed",
-                    chain.len()
-                ));
-            }
-        }
-    }
-
-    /// I4 and I11: after the network has healed everybody in use has a path, and queues are bounded.
-    fn check_paths(&mut self) {
-        for n in 0..self.gateways.len() {
-            for peer in self.gateways[n]
-                .tunnel
-                .status(self.time.now)
-                .collect::<Vec<_>>()
-            {
-                let heard = peer
-                    .last_heard
-                    .is_some_and(|ago| ago < Duration::from_secs(60));
-                if heard && peer.link.is_none() {
-                    self.violation(format!(
-                        "I4: {n} has no path to {}: {}",
-                        peer.node, peer.why
-                    ));
-                }
-                if peer.queued > 256 {
-                    self.violation(format!("I11: {n} queues {} packets", peer.queued));
-                }
-            }
-        }
-    }
-
-    /// I7: a path changes when something happens, and not else.
-    fn check_changes(&mut self) {
-        let excuses = self.scenario.faults.len();
-        let minutes = usize::try_from(self.time.since_start().as_secs() / 60).expect("short") + 1;
-        let allowed = 3
-            + 3 * excuses
-            + if self.scenario.loss >= 20 {
-                2 * minutes
-            } else {
-                0
-            };
-        for ((n, peer), changes) in std::mem::take(&mut self.changes) {
-            if changes.len() > allowed {
-                self.violation(format!(
-                    "I7: {n} changed its path to {peer} {} times, {allowed} allowed",
-                    changes.len()
-                ));
-            }
-        }
+    fn unix_ms(&self) -> u64 {
+        BASE_MS + u64::try_from(self.time.since_start().as_millis()).expect("short")
     }
 
     fn schedule(&mut self, after: Duration, happening: Happening) {
@@ -984,14 +701,8 @@ fn inner_packet(from: Ipv6Addr, to: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
 const FLOW: u8 = 1;
 const FLOW_ACK: u8 = 2;
 
-/// Of so many messages, one is taken back and one is for agents that answer everything.
-const ONE_IN: u64 = 20;
-
 /// 2026-11-23.
 const BASE_MS: u64 = 1_795_000_000_000;
-
-/// No fault of a direct path may cost more while a relay works (I5).
-const GAP: Duration = Duration::from_millis(1200);
 
 /// How long a healed network may need to deliver everything.
 const SETTLE: Duration = Duration::from_secs(300);

@@ -1,0 +1,164 @@
+//! Requests and their answers: each request is answered, whoever asked hears one answer, and what a
+//! caller took does not come as if for the first time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use router::{Accept, Delivery, DeliveryKind, Refusal};
+use wire::message::{MessageId, MessageKey};
+
+use super::{Happening, World};
+use crate::scenario::Deed;
+
+/// The requests of a world.
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    asked: BTreeSet<MessageId>,
+    /// Requests that somebody waits for, and the life of the gateway in which they do.
+    waiting: BTreeMap<MessageId, u32>,
+    /// Each reply that was handed in, and what it answers.
+    replies: BTreeMap<MessageId, MessageId>,
+    heard: BTreeMap<MessageId, Heard>,
+    /// Replies that somebody who waited took: as good as acked.
+    taken: BTreeSet<MessageId>,
+}
+
+/// The answer that an asker heard last.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    reply: MessageId,
+    /// The life of the asker's gateway.
+    boot: u32,
+}
+
+impl Asks {
+    pub(super) fn answered(&self) -> usize {
+        self.heard.len()
+    }
+}
+
+impl World {
+    /// Whoever sent a request may wait for its answer.
+    pub(super) fn wait_for(&mut self, n: usize, request: MessageId) {
+        let now = self.time.now;
+        self.asks.asked.insert(request);
+        let gateway = &mut self.gateways[n];
+        let instance = gateway.agent.instance;
+        if self.random.below(2) == 0 && gateway.router.watch(instance, request, true, now).is_ok() {
+            self.asks.waiting.insert(request, gateway.boot);
+        }
+    }
+
+    /// What an agent was shown it acks a little later, or answers.
+    pub(super) fn settle_soon(&mut self, n: usize, delivery: &Delivery) {
+        let boot = self.gateways[n].boot;
+        let after = Duration::from_millis(1 + self.random.below(50));
+        let (gateway, id) = (n, delivery.id);
+        let happening = match delivery.kind {
+            DeliveryKind::Request => Happening::Reply {
+                gateway,
+                boot,
+                request: id,
+            },
+            _ => Happening::Ack { gateway, boot, id },
+        };
+        self.schedule(after, happening);
+    }
+
+    /// An agent answers, and acks with it.
+    pub(super) fn reply(&mut self, n: usize, boot: u32, request: MessageId) {
+        let (now, unix_ms) = (self.time.now, self.unix_ms());
+        let gateway = &mut self.gateways[n];
+        if gateway.boot != boot {
+            return;
+        }
+        let (reply, handed_in) = gateway.reply(request, unix_ms, now);
+        match handed_in {
+            Ok(Accept::Storing(ticket)) => {
+                self.asks.replies.insert(reply, request);
+                self.acking.insert((n, ticket), request);
+                self.did(n, Deed::Replies);
+            }
+            // Taken back while it was worked on.
+            Err(Refusal::Cancelled) if self.taken_back.contains(&request) => {}
+            // It is shown again.
+            Err(Refusal::OutboxFull) => {}
+            other => self.violation(format!("gateway {n} cannot answer {request}: {other:?}")),
+        }
+    }
+
+    /// A reply for whoever waits: they take it, unless they have just gone.
+    pub(super) fn hand_over(&mut self, n: usize, request: MessageKey, delivery: &Delivery) {
+        let now = self.time.now;
+        let waited = self.asks.waiting.remove(&request.id);
+        if waited != Some(self.gateways[n].boot) {
+            self.violation(format!("nobody waits for the answer to {}", request.id));
+        }
+        let is_gone = self.random.below(4) == 0;
+        let router = &mut self.gateways[n].router;
+        if is_gone {
+            return router.handle_answer_left(request, now);
+        }
+        router.handle_answer_taken(request, now);
+        self.note_answer(n, delivery);
+        self.asks.taken.insert(delivery.id);
+        self.did(n, Deed::Takes);
+    }
+
+    /// Whoever asked has an answer.
+    pub(super) fn note_answer(&mut self, n: usize, delivery: &Delivery) {
+        let DeliveryKind::Reply { in_reply_to } = delivery.kind else {
+            return;
+        };
+        let (reply, attempt, boot) = (delivery.id, delivery.attempt, self.gateways[n].boot);
+        let now = Heard { reply, boot };
+        let Some(before) = self.asks.heard.insert(in_reply_to, now) else {
+            return;
+        };
+        let again = before.reply == reply;
+        if again && attempt < 2 {
+            self.violation(format!("I1: the answer {reply} comes again as if first"));
+        }
+        if again && before.boot == boot && self.asks.taken.contains(&reply) {
+            self.violation(format!("I1: the answer {reply} comes again, and was taken"));
+        }
+        // Both gateways died before either had the first on disk: its agent never heard that it was
+        // accepted, and answered once more.
+        let was_accepted = self.accepted.iter().any(|key| key.id == before.reply);
+        if !again && (before.boot == boot || was_accepted) {
+            self.violation(format!(
+                "{in_reply_to} has two answers: {before:?}, {now:?}"
+            ));
+        }
+    }
+
+    /// Whether nothing need come of a message any more.
+    pub(super) fn is_excused(&self, id: &MessageId) -> bool {
+        let answers = self.asks.replies.get(id);
+        // A second answer, or one to a question that was taken back.
+        let is_void = answers.is_some_and(|request| {
+            let heard = self.asks.heard.get(request);
+            self.taken_back.contains(request) || heard.is_some_and(|heard| heard.reply != *id)
+        });
+        let settled = self.acked.contains(id) || self.asks.taken.contains(id);
+        settled || self.taken_back.contains(id) || is_void
+    }
+
+    /// Every request that was accepted, and not taken back, was answered.
+    pub(super) fn check_asks(&mut self) {
+        let accepted: BTreeSet<_> = self.accepted.iter().map(|key| key.id).collect();
+        let open = |id: &&MessageId| {
+            accepted.contains(id)
+                && !self.asks.heard.contains_key(id)
+                && !self.taken_back.contains(id)
+        };
+        let open: Vec<_> = self.asks.asked.iter().filter(open).copied().collect();
+        for id in open.iter().take(3) {
+            self.violation(format!("{id} was never answered; {} in all", open.len()));
+        }
+    }
+}
+
+/// Of [`super::messages::ONE_IN`] messages, those that are requests.
+pub(super) const ASKS: Range<u64> = 2..8;
