@@ -12,10 +12,10 @@
 //! lost has a name (a [`Failure`]) and a place (the dead letters). Every queue has a bound.
 //!
 //! A message on its way: `Storing ─fsync► Queued ─offer► InFlight ─Stored► Sent`, and in the inbox:
-//! `Storing ─fsync► Ready ─shown► Held ─ack► Settling ─fsync► known again, never shown`. A reply waits
-//! for neither disk on its way to another gateway where somebody waits for it: it is offered while it is stored here, and
-//! there handed over while it is `Storing`, which acks it. *Accepted* and *stored* are told after the
-//! fsync as ever, and its sender keeps it until it is stored.
+//! `Storing ─fsync► Ready ─shown► Held ─ack► Settling ─fsync► known again, never shown`. A reply to
+//! another gateway, where somebody waits for it, waits for neither disk: it is offered while it is
+//! stored here, and there handed over while it is `Storing`, which acks it. *Accepted* and *stored* are
+//! told after the fsync as ever, and its sender keeps it until it is stored.
 #![forbid(unsafe_code)]
 
 pub mod limits;
