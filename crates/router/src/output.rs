@@ -25,14 +25,15 @@ pub enum Output {
         frame: MessageFrame,
     },
     /// Write these, all or none, after all that was asked for before. With a ticket: fsync, then
-    /// [`Router::handle_stored`]. Without: whenever convenient, nobody waits.
+    /// [`Router::handle_stored`](crate::Router::handle_stored). Without: whenever convenient, nobody waits.
     Store {
         /// What to say when it is done.
         ticket: Option<Ticket>,
         /// The changes.
         writes: Vec<Write>,
     },
-    /// Read this row of [`Table::Inbox`], which was stored, then [`Router::handle_loaded`].
+    /// Read this row of [`Table::Inbox`](crate::Table::Inbox), which was stored, then
+    /// [`Router::handle_loaded`](crate::Router::handle_loaded).
     Load(RowId),
     /// Show this to a holder that asked for it.
     Deliver {
@@ -41,8 +42,9 @@ pub enum Output {
         /// What it gets.
         delivery: Delivery,
     },
-    /// A reply, to whoever [watches](Router::watch) the request. Then either
-    /// [`Router::handle_answer_taken`] or, where nobody was there, [`Router::handle_answer_left`].
+    /// A reply, to whoever [watches](crate::Router::watch) the request. Then either
+    /// [`Router::handle_answer_taken`](crate::Router::handle_answer_taken) or, where nobody was there,
+    /// [`Router::handle_answer_left`](crate::Router::handle_answer_left).
     Answer {
         /// The request.
         request: MessageKey,
@@ -51,7 +53,7 @@ pub enum Output {
     },
     /// Something that people or metrics should know.
     Event(Event),
-    /// Drained: call [`Router::handle_timeout`] then.
+    /// Drained: call [`Router::handle_timeout`](crate::Router::handle_timeout) then.
     Wait(Option<Instant>),
 }
 
