@@ -107,10 +107,10 @@ impl Router {
         if self.loads.away == 0 {
             return false;
         }
-        let Some(row) = self.inbox.by_id.get(&(instance, id)).copied() else {
+        let Ok((row, entry)) = self.inbox.find(instance, id) else {
             return false;
         };
-        let is_away = self.inbox.entries.get(&row).and_then(Entry::away).is_some();
+        let is_away = entry.away().is_some();
         if is_away {
             self.load(row, true);
         }

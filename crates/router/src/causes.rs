@@ -125,18 +125,17 @@ impl Router {
         led: MessageId,
         to: (NodeId, &AgentName),
     ) -> Result<Led, Refusal> {
-        let row = self.inbox.by_id.get(&(from, led));
-        let entry = row.and_then(|row| self.inbox.entries.get(row));
-        let (node, from, key, cause, sequence) = match entry.map(|entry| &entry.content) {
-            Some(Content::Letter { letter, .. }) => {
+        let found = self.inbox.find(from, led);
+        let (node, from, key, cause, sequence) = match found.map(|(_, entry)| &entry.content) {
+            Ok(Content::Letter { letter, .. }) => {
                 let of = letter.sequence;
                 (letter.node, &letter.from, letter.key, letter.cause, of)
             }
-            Some(Content::Known(known)) => {
+            Ok(Content::Known(known)) => {
                 let of = known.sequence;
                 (known.node, &known.from, known.key, known.cause, of)
             }
-            Some(Content::Away(_)) | None => return Err(Refusal::UnknownCause),
+            Ok(Content::Away(_)) | Err(_) => return Err(Refusal::UnknownCause),
         };
         // A notice was made here, about the agent that it names.
         let notice = sequence == 0;

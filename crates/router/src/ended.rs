@@ -44,12 +44,7 @@ impl Router {
         now: Instant,
     ) -> Result<Ticket, Refusal> {
         self.now = now;
-        let row = *self
-            .inbox
-            .by_id
-            .get(&(instance, id))
-            .ok_or(Refusal::NotFound)?;
-        let entry = self.inbox.entries.get(&row).ok_or(Refusal::NotFound)?;
+        let (row, entry) = self.inbox.find(instance, id)?;
         if entry.cancelled {
             return Err(Refusal::Cancelled);
         }
@@ -67,8 +62,7 @@ impl Router {
     /// Whether the sender took back a message that this agent was shown; `None` where it is not
     /// known, or settled otherwise.
     pub fn is_cancelled(&self, instance: InstanceId, id: MessageId) -> Option<bool> {
-        let row = self.inbox.by_id.get(&(instance, id))?;
-        let entry = self.inbox.entries.get(row)?;
+        let (_, entry) = self.inbox.find(instance, id).ok()?;
         match &entry.content {
             _ if entry.cancelled => Some(true),
             Content::Letter { .. } => Some(false),

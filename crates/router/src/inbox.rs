@@ -12,7 +12,7 @@ use crate::away::{Away, Way};
 use crate::outbox::OVERHEAD;
 use crate::output::{HolderId, Ticket};
 use crate::rows::{Known, Letter, RowId, Subject};
-use crate::words::Agent;
+use crate::words::{Agent, Refusal};
 
 /// All messages to local agents.
 #[derive(Debug, Default)]
@@ -215,6 +215,28 @@ impl Mailbox {
 }
 
 impl Inbox {
+    /// What an agent knows by that id.
+    pub(crate) fn find(
+        &self,
+        agent: InstanceId,
+        id: MessageId,
+    ) -> Result<(RowId, &Entry), Refusal> {
+        let row = *self.by_id.get(&(agent, id)).ok_or(Refusal::NotFound)?;
+        let entry = self.entries.get(&row).ok_or(Refusal::NotFound)?;
+        Ok((row, entry))
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn find_mut(
+        &mut self,
+        agent: InstanceId,
+        id: MessageId,
+    ) -> Result<(RowId, &mut Entry), Refusal> {
+        let row = *self.by_id.get(&(agent, id)).ok_or(Refusal::NotFound)?;
+        let entry = self.entries.get_mut(&row).ok_or(Refusal::NotFound)?;
+        Ok((row, entry))
+    }
+
     /// Whether a letter is in memory and may be shown now.
     pub(crate) fn is_ready(&self, row: RowId) -> bool {
         let letter = self.entries.get(&row).and_then(Entry::letter);

@@ -94,9 +94,7 @@ impl Router {
         instance: InstanceId,
         id: MessageId,
     ) -> Result<PartsTarget, Refusal> {
-        let row = self.inbox.by_id.get(&(instance, id));
-        let entry = row.and_then(|row| self.inbox.entries.get(row));
-        let entry = entry.ok_or(Refusal::NotFound)?;
+        let (_, entry) = self.inbox.find(instance, id)?;
         if entry.cancelled {
             return Err(Refusal::Cancelled);
         }

@@ -72,12 +72,7 @@ impl Router {
         now: Instant,
     ) -> Result<(), Refusal> {
         self.now = now;
-        let row = *self
-            .inbox
-            .by_id
-            .get(&(instance, id))
-            .ok_or(Refusal::NotFound)?;
-        let entry = self.inbox.entries.get_mut(&row).ok_or(Refusal::NotFound)?;
+        let (row, entry) = self.inbox.find_mut(instance, id)?;
         if entry.cancelled {
             return Err(Refusal::Cancelled);
         }
@@ -111,17 +106,8 @@ impl Router {
         now: Instant,
     ) -> Result<(), Refusal> {
         self.now = now;
-        let row = *self
-            .inbox
-            .by_id
-            .get(&(instance, id))
-            .ok_or(Refusal::NotFound)?;
-        let held = self
-            .inbox
-            .entries
-            .get(&row)
-            .and_then(|entry| entry.letter());
-        if let Some((_, Phase::Held { .. })) = held {
+        let (row, entry) = self.inbox.find(instance, id)?;
+        if let Some((_, Phase::Held { .. })) = entry.letter() {
             self.strike(row);
         }
         Ok(())

@@ -141,12 +141,7 @@ impl Router {
         answer: Answer,
     ) -> Result<Accept, Refusal> {
         check_content(&answer.content_type, &answer.body)?;
-        let row = self
-            .inbox
-            .by_id
-            .get(&(from.instance, request))
-            .ok_or(Refusal::NotFound)?;
-        let (row, entry) = (*row, self.inbox.entries.get(row).ok_or(Refusal::NotFound)?);
+        let (row, entry) = self.inbox.find(from.instance, request)?;
         if entry.cancelled {
             return Err(Refusal::Cancelled);
         }

@@ -23,13 +23,8 @@ impl Router {
         now: Instant,
     ) -> Result<Option<Ticket>, Refusal> {
         self.now = now;
-        let row = *self
-            .inbox
-            .by_id
-            .get(&(instance, id))
-            .ok_or(Refusal::NotFound)?;
         let ticket = self.new_ticket();
-        let entry = self.inbox.entries.get_mut(&row).ok_or(Refusal::NotFound)?;
+        let (row, entry) = self.inbox.find_mut(instance, id)?;
         let (letter, phase) = match &mut entry.content {
             Content::Letter { letter, phase } => (letter, phase),
             Content::Away(_) => return Err(Refusal::NotFound),
