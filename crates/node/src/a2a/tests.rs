@@ -413,6 +413,8 @@ async fn a_list_is_told_page_by_page_the_newest_first() {
             ..said(&format!("m-{n}"), "?")
         };
         ids.push(node.send("planner", "coder", message).await.task(None).id);
+        // Those of one millisecond stand in any order.
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     ids.reverse();
     let mut seen = Vec::new();
