@@ -1,24 +1,30 @@
 //! The handle: what an API handler calls. Every call is one command to the task and one answer;
 //! a caller that goes away simply drops its end.
 
-use std::cell::RefCell;
-use std::pin::Pin;
+mod command;
+mod ids;
+mod waits;
+
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures_util::Stream;
 use identity::NodeId;
-use router::{Agent, Cursor, Delivery, PartsTarget, Refusal, State, Status};
+use router::{Cursor, Delivery, Refusal, Status};
 use tokio::sync::{Notify, mpsc, oneshot};
 use wire::message::MAX_BODY;
 use wire::{InstanceId, MessageId};
 
-use crate::streams::{Publisher, Streams, Subscription};
-
 use super::{
     Draft, LocalAgent, Outcome, ReceiveOptions, ReplyDraft, SendError, Sent, Stats, WaitFor,
 };
+use crate::streams::{Publisher, Streams, Subscription};
+
+use waits::{FOLLOW_AHEAD, Gone};
+
+pub(super) use command::{Command, Reply, Waiter};
+pub use ids::fresh_id;
+pub(super) use waits::CANCELS_AHEAD;
+pub use waits::{Asked, Follow, Followed, Kept};
 
 /// The way to the message plane. Clones share it; the plane ends when the last one is dropped and
 /// the streams are gone.
@@ -27,138 +33,6 @@ pub struct Messages {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) wake: Arc<Notify>,
     pub(super) streams: Streams,
-}
-
-/// A message that was accepted, and whose answer or state is waited for.
-#[derive(Debug)]
-pub struct Asked {
-    messages: Messages,
-    agent: LocalAgent,
-    id: MessageId,
-    outcome: oneshot::Receiver<Outcome>,
-}
-
-/// The deliveries of an agent as they come, until dropped. What it was shown is held (no other
-/// subscriber sees it) until acked, or until this is dropped.
-#[derive(Debug)]
-pub struct Follow {
-    pub(super) followed: mpsc::Receiver<Followed>,
-    pub(super) wake: Arc<Notify>,
-}
-
-/// The wait for a reply that is not acked by being handed over. Until [`Messages::settle_reply`] it
-/// is nobody else's, and a restart hands it over again.
-#[derive(Debug)]
-pub struct Kept {
-    outcome: oneshot::Receiver<Outcome>,
-    wake: Arc<Notify>,
-}
-
-/// What a follower hears.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "moved once, into the channel")]
-pub enum Followed {
-    /// A message, to be acked.
-    Delivery(Delivery),
-    /// The sender took this message back after it was shown; there is nothing to ack.
-    Cancelled(MessageId),
-}
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, SendError>>;
-
-/// What the handle asks of the task.
-#[derive(Debug)]
-pub(super) enum Command {
-    AddAgent(Agent, Reply<()>),
-    RemoveAgent(InstanceId, Reply<()>),
-    Send {
-        from: Agent,
-        draft: router::Draft,
-        answer: Reply<Sent>,
-        wait: Option<Waiter>,
-    },
-    Reply {
-        from: Agent,
-        to: MessageId,
-        answer: router::Answer,
-        done: Reply<Sent>,
-    },
-    Wait {
-        agent: Agent,
-        id: MessageId,
-        waiter: Waiter,
-    },
-    SettleReply {
-        agent: Agent,
-        id: MessageId,
-    },
-    Receive {
-        agent: Agent,
-        max: usize,
-        hold: Option<Duration>,
-        wait: bool,
-        answer: Reply<Vec<Delivery>>,
-    },
-    Follow {
-        agent: Agent,
-        followed: mpsc::Sender<Followed>,
-    },
-    Cancel {
-        agent: Agent,
-        id: MessageId,
-        done: Reply<Status>,
-    },
-    Reject {
-        agent: Agent,
-        id: MessageId,
-        why: Option<String>,
-        done: Reply<()>,
-    },
-    Cancelled {
-        agent: Agent,
-        id: MessageId,
-        heard: oneshot::Sender<()>,
-    },
-    PartsTarget {
-        agent: Agent,
-        id: MessageId,
-        answer: Reply<PartsTarget>,
-    },
-    SentTo {
-        agent: Agent,
-        id: MessageId,
-        answer: Reply<NodeId>,
-    },
-    Ack {
-        agent: Agent,
-        ids: Vec<MessageId>,
-        done: Reply<Vec<Result<(), Refusal>>>,
-    },
-    Heartbeat {
-        agent: Agent,
-        ids: Vec<MessageId>,
-        hold: Option<Duration>,
-        done: Reply<Vec<Result<(), Refusal>>>,
-    },
-    Release {
-        agent: Agent,
-        ids: Vec<MessageId>,
-    },
-    State {
-        agent: Agent,
-        id: MessageId,
-        answer: Reply<Status>,
-    },
-    Queued(Reply<Vec<(NodeId, usize)>>),
-    Stats(oneshot::Sender<Stats>),
-    Drain(oneshot::Sender<()>),
-}
-
-/// Somebody waits for a reply or a state.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    pub(super) what: WaitFor,
-    pub(super) answer: oneshot::Sender<Outcome>,
 }
 
 impl Messages {
@@ -210,7 +84,7 @@ impl Messages {
     ) -> Result<(Sent, Asked), SendError> {
         let draft = to_router(draft)?;
         let id = draft.id;
-        let (waiter, outcome) = waiter(what);
+        let (waiter, outcome) = Waiter::new(what);
         let wait = Some(waiter);
         let sent = self
             .call(|answer| Command::Send {
@@ -275,16 +149,13 @@ impl Messages {
         what: WaitFor,
         until: Instant,
     ) -> Result<Outcome, SendError> {
-        let (waiter, outcome) = waiter(what);
+        let (waiter, outcome) = Waiter::new(what);
         let command = Command::Wait {
             agent: agent.into(),
             id,
             waiter,
         };
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| SendError::Stopping)?;
+        self.tell(command).await?;
         self.outcome(agent, id, until, outcome).await
     }
 
@@ -295,7 +166,7 @@ impl Messages {
         draft: Draft,
     ) -> Result<(Sent, Kept), SendError> {
         let draft = to_router(draft)?;
-        let (waiter, outcome) = waiter(WaitFor::KeptReply);
+        let (waiter, outcome) = Waiter::new(WaitFor::KeptReply);
         let wait = Some(waiter);
         let kept = Kept {
             outcome,
@@ -315,16 +186,13 @@ impl Messages {
     /// Waits for the reply to a message that was sent before. Unlike with [`Self::wait`] it is not
     /// acked by being handed over: its taker stores it first, and then says so.
     pub async fn keep(&self, agent: &LocalAgent, id: MessageId) -> Result<Kept, SendError> {
-        let (waiter, outcome) = waiter(WaitFor::KeptReply);
+        let (waiter, outcome) = Waiter::new(WaitFor::KeptReply);
         let command = Command::Wait {
             agent: agent.into(),
             id,
             waiter,
         };
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| SendError::Stopping)?;
+        self.tell(command).await?;
         Ok(Kept {
             outcome,
             wake: self.wake.clone(),
@@ -363,10 +231,7 @@ impl Messages {
             wait,
             answer,
         };
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| SendError::Stopping)?;
+        self.tell(command).await?;
         let _gone = Gone(self.wake.clone());
         if !wait {
             return deliveries.await.map_err(|_| SendError::Stopping)?;
@@ -388,10 +253,7 @@ impl Messages {
             agent: agent.into(),
             followed: sender,
         };
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| SendError::Stopping)?;
+        self.tell(command).await?;
         Ok(Follow {
             followed,
             wake: self.wake.clone(),
@@ -527,10 +389,7 @@ impl Messages {
     /// Queues and counters.
     pub async fn stats(&self) -> Result<Stats, SendError> {
         let (answer, stats) = oneshot::channel();
-        self.commands
-            .send(Command::Stats(answer))
-            .await
-            .map_err(|_| SendError::Stopping)?;
+        self.tell(Command::Stats(answer)).await?;
         stats.await.map_err(|_| SendError::Stopping)
     }
 
@@ -543,12 +402,14 @@ impl Messages {
         }
     }
 
+    async fn tell(&self, command: Command) -> Result<(), SendError> {
+        let told = self.commands.send(command).await;
+        told.map_err(|_| SendError::Stopping)
+    }
+
     async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, SendError> {
         let (answer, result) = oneshot::channel();
-        self.commands
-            .send(command(answer))
-            .await
-            .map_err(|_| SendError::Stopping)?;
+        self.tell(command(answer)).await?;
         result.await.map_err(|_| SendError::Stopping)?
     }
 
@@ -578,111 +439,6 @@ impl Messages {
     }
 }
 
-impl Kept {
-    /// What came of it; `None` where the message is not known, or the agent was removed.
-    pub async fn outcome(&mut self) -> Option<Outcome> {
-        (&mut self.outcome).await.ok()
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.outcome.close();
-        self.wake.notify_one();
-    }
-}
-
-impl Asked {
-    /// The message.
-    pub fn id(&self) -> MessageId {
-        self.id
-    }
-
-    /// What came of it by then.
-    pub async fn outcome(self, until: Instant) -> Result<Outcome, SendError> {
-        let Self {
-            messages,
-            agent,
-            id,
-            outcome,
-        } = self;
-        messages.outcome(&agent, id, until, outcome).await
-    }
-}
-
-impl Follow {
-    /// What comes next; `None` when the plane stops or the agent is removed.
-    pub async fn next(&mut self) -> Option<Followed> {
-        std::future::poll_fn(|cx| self.poll_followed(cx)).await
-    }
-
-    fn poll_followed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Followed>> {
-        let polled = self.followed.poll_recv(cx);
-        // The task fills the channel and forgets it; an empty one asks for more.
-        if matches!(polled, Poll::Ready(Some(_))) && self.followed.is_empty() {
-            self.wake.notify_one();
-        }
-        polled
-    }
-}
-
-impl Stream for Follow {
-    type Item = Followed;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Followed>> {
-        self.poll_followed(cx)
-    }
-}
-
-impl Drop for Follow {
-    fn drop(&mut self) {
-        self.followed.close();
-        self.wake.notify_one();
-    }
-}
-
-/// Wakes the task when a caller goes, so that it forgets who no longer waits.
-struct Gone(Arc<Notify>);
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        self.0.notify_one();
-    }
-}
-
-impl WaitFor {
-    /// Whether a state is what was waited for.
-    pub(super) fn met_by(self, status: &Status) -> bool {
-        match self {
-            Self::Reply | Self::KeptReply => status.state.is_final() && status.state != State::Done,
-            Self::State(wanted) => status.state >= wanted || status.state.is_final(),
-        }
-    }
-}
-
-/// A fresh id: now, and ten random bytes.
-pub fn fresh_id() -> MessageId {
-    let random = RANDOM.with_borrow_mut(|random| {
-        if random.is_empty() {
-            random.resize(IDS_AT_ONCE, [0; ID_RANDOM]);
-            getrandom::fill(random.as_flattened_mut())
-                .expect("the kernel's random source does not fail after boot");
-        }
-        random.pop().unwrap_or_default()
-    });
-    MessageId::new(super::task::unix_ms(), random)
-}
-
-thread_local! {
-    /// The kernel's bytes for ids, fetched for many at once: the call costs more than they do.
-    static RANDOM: RefCell<Vec<[u8; ID_RANDOM]>> = const { RefCell::new(Vec::new()) };
-}
-
-fn waiter(what: WaitFor) -> (Waiter, oneshot::Receiver<Outcome>) {
-    let (answer, outcome) = oneshot::channel();
-    (Waiter { what, answer }, outcome)
-}
-
 fn to_router(draft: Draft) -> Result<router::Draft, SendError> {
     if draft.body.len() > MAX_BODY {
         return Err(Refusal::TooLarge.into());
@@ -699,13 +455,3 @@ fn to_router(draft: Draft) -> Result<router::Draft, SendError> {
         body: draft.body,
     })
 }
-
-const ID_RANDOM: usize = 10;
-/// The kernel gives up to 256 bytes without being interrupted (getrandom(2)).
-const IDS_AT_ONCE: usize = 25;
-
-/// Deliveries that a follower is handed ahead of reading them.
-pub(super) const FOLLOW_AHEAD: usize = 64;
-
-/// What was taken back and a follower has not read; more of it is told by heartbeats alone.
-pub(super) const CANCELS_AHEAD: usize = 64;
