@@ -54,8 +54,21 @@ pub struct Router {
     pub(crate) to_pump: BTreeSet<NodeId>,
     pub(crate) to_serve: BTreeSet<InstanceId>,
     outputs: VecDeque<Output>,
-    /// Frames to this gateway itself: an agent here is reached by the same road.
-    loopback: VecDeque<MessageFrame>,
+    /// What peers did, in order. Each is taken after all is said, and answered, that the one before
+    /// led to: what is behind another in its stream must not be ahead of it on the disk.
+    arrivals: VecDeque<Arrival>,
+}
+
+/// What a peer did.
+#[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "moved once, from the stream to the queue"
+)]
+enum Arrival {
+    Up(NodeId),
+    Down(NodeId),
+    Frame(NodeId, MessageFrame),
 }
 
 /// What a ticket stands for.
@@ -131,7 +144,7 @@ impl Router {
             to_pump: BTreeSet::new(),
             to_serve: BTreeSet::new(),
             outputs: VecDeque::new(),
-            loopback: VecDeque::new(),
+            arrivals: VecDeque::new(),
         }
     }
 
@@ -218,39 +231,21 @@ impl Router {
     /// A session with that peer is up: whatever waits for it goes now.
     pub fn handle_up(&mut self, peer: NodeId, now: Instant) {
         self.now = now;
-        self.recall(peer);
-        let entry = self.outbox.peers.entry(peer).or_default();
-        entry.up = true;
-        entry.dials = 0;
-        if let Some(at) = entry.dial_at.take() {
-            self.timers.remove(&(at, Timer::Dial(peer)));
-        }
-        self.to_pump.insert(peer);
-        self.say_cancels(peer);
+        self.arrivals.push_back(Arrival::Up(peer));
     }
 
     /// The session is gone, and with it what was in flight.
     pub fn handle_down(&mut self, peer: NodeId, now: Instant) {
         self.now = now;
-        if peer == self.node {
-            return;
+        if peer != self.node {
+            self.arrivals.push_back(Arrival::Down(peer));
         }
-        self.outbox.peers.entry(peer).or_default().up = false;
-        self.recall(peer);
-        self.to_pump.insert(peer);
     }
 
     /// A frame arrived on the session of `peer`, whose identity that session has proved.
     pub fn handle_frame(&mut self, peer: NodeId, frame: MessageFrame, now: Instant) {
         self.now = now;
-        match frame {
-            MessageFrame::Offer { envelope, after } => self.handle_offer(peer, envelope, after),
-            MessageFrame::Stored { key } => self.handle_stored_there(peer, key),
-            MessageFrame::Refused { key, nack } => self.handle_refused(peer, key, nack),
-            MessageFrame::Progress { key, stage } => self.handle_progress(peer, key, stage),
-            MessageFrame::Cancel { key } => self.handle_cancel(peer, key),
-            MessageFrame::Looped { key } => self.handle_looped(peer, key),
-        }
+        self.arrivals.push_back(Arrival::Frame(peer, frame));
     }
 
     /// Everything up to this ticket is on disk.
@@ -324,8 +319,8 @@ impl Router {
             if let Some(output) = self.outputs.pop_front() {
                 return output;
             }
-            if let Some(frame) = self.loopback.pop_front() {
-                self.handle_frame(self.node, frame, self.now);
+            if let Some(arrival) = self.arrivals.pop_front() {
+                self.take(arrival);
             } else if let Some(peer) = self.to_pump.pop_first() {
                 self.pump(peer);
             } else if let Some(agent) = self.to_serve.pop_first() {
@@ -360,6 +355,39 @@ impl Router {
 }
 
 impl Router {
+    fn take(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Up(peer) => self.peer_up(peer),
+            Arrival::Down(peer) => self.peer_down(peer),
+            Arrival::Frame(peer, frame) => match frame {
+                MessageFrame::Offer { envelope, after } => self.handle_offer(peer, envelope, after),
+                MessageFrame::Stored { key } => self.handle_stored_there(peer, key),
+                MessageFrame::Refused { key, nack } => self.handle_refused(peer, key, nack),
+                MessageFrame::Progress { key, stage } => self.handle_progress(peer, key, stage),
+                MessageFrame::Cancel { key } => self.handle_cancel(peer, key),
+                MessageFrame::Looped { key } => self.handle_looped(peer, key),
+            },
+        }
+    }
+
+    fn peer_up(&mut self, peer: NodeId) {
+        self.recall(peer);
+        let entry = self.outbox.peers.entry(peer).or_default();
+        entry.up = true;
+        entry.dials = 0;
+        if let Some(at) = entry.dial_at.take() {
+            self.timers.remove(&(at, Timer::Dial(peer)));
+        }
+        self.to_pump.insert(peer);
+        self.say_cancels(peer);
+    }
+
+    fn peer_down(&mut self, peer: NodeId) {
+        self.outbox.peers.entry(peer).or_default().up = false;
+        self.recall(peer);
+        self.to_pump.insert(peer);
+    }
+
     pub(crate) fn unix_ms(&self) -> u64 {
         self.clock.unix_ms(self.now)
     }
@@ -401,7 +429,8 @@ impl Router {
 
     pub(crate) fn send_frame(&mut self, peer: NodeId, frame: MessageFrame) {
         if peer == self.node {
-            self.loopback.push_back(frame);
+            // An agent here is reached by the same road.
+            self.arrivals.push_back(Arrival::Frame(peer, frame));
         } else if self.outbox.peers.get(&peer).is_some_and(|peer| peer.up) {
             self.outputs.push_back(Output::Send { peer, frame });
         }

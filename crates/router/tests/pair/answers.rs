@@ -148,6 +148,31 @@ fn an_answer_whose_asker_is_gone_is_stored_like_any_message() {
 }
 
 #[test]
+fn an_answer_whose_asker_is_gone_is_stored_before_what_came_after_it() {
+    for stores in 0..4 {
+        let mut pair = Pair::new();
+        let id = asked(&mut pair);
+        pair.sides[A].asker_is_gone = true;
+        pair.reply(id, "seven").expect("open");
+        let draft = pair.draft("planner@gw-a", "and another thing");
+        pair.send(B, draft).expect("taken");
+        pair.sync(B);
+        pair.think(B);
+        // Both arrive at once, and the disk has the first so many stores as the power goes.
+        pair.carry(A);
+        pair.think(A);
+        pair.write(A, stores);
+        pair.crash(A);
+
+        assert_eq!(
+            pair.bodies(A),
+            ["seven", "and another thing"],
+            "after {stores} stores"
+        );
+    }
+}
+
+#[test]
 fn a_late_answer_arrives_in_the_inbox() {
     let mut pair = Pair::new();
     let id = pair.ask("how many?");

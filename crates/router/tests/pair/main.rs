@@ -246,6 +246,7 @@ fn nobody_settles_a_message_but_the_node_that_it_went_to() {
         nack: Nack::Denied,
     };
     pair.sides[A].router.handle_frame(stranger, nack, pair.now);
+    pair.think(A);
 
     assert_eq!(pair.state(id), State::Accepted);
     assert_eq!(pair.sides[A].router.stats().counters.strays, 2);

@@ -161,6 +161,17 @@ pub struct Side {
     wait: Option<Instant>,
 }
 
+impl Side {
+    fn apply(&mut self, writes: Vec<Write>) {
+        for write in writes {
+            match write {
+                Write::Put(id, row) => drop(self.disk.insert((row.table(), id), row)),
+                Write::Delete(table, id) => drop(self.disk.remove(&(table, id))),
+            }
+        }
+    }
+}
+
 pub struct Pair {
     pub sides: [Side; 2],
     /// Frames on their way to each side.
@@ -325,6 +336,15 @@ impl Pair {
         }
     }
 
+    /// The first so many stores that were asked for reach the disk; nobody is told.
+    pub fn write(&mut self, side: usize, stores: usize) {
+        let it = &mut self.sides[side];
+        let stores = stores.min(it.unsynced.len());
+        for (_, writes) in it.unsynced.drain(..stores).collect::<Vec<_>>() {
+            it.apply(writes);
+        }
+    }
+
     /// One fsync, and all reads.
     pub fn sync(&mut self, side: usize) {
         self.think(side);
@@ -340,11 +360,8 @@ impl Pair {
             }
             return;
         }
-        for write in jobs.into_iter().flat_map(|(_, writes)| writes) {
-            match write {
-                Write::Put(id, row) => drop(it.disk.insert((row.table(), id), row)),
-                Write::Delete(table, id) => drop(it.disk.remove(&(table, id))),
-            }
+        for (_, writes) in jobs {
+            it.apply(writes);
         }
         if let Some(last) = last {
             it.router.handle_stored(last, self.now);
