@@ -32,6 +32,9 @@ pub struct Gateway {
     pub disk: BTreeMap<(Table, RowId), Row>,
     pub unsynced: VecDeque<(Instant, Option<Ticket>, Vec<Write>)>,
     pub boot: u32,
+    /// Times that it forgot something: it was killed, or its disk took nothing.
+    pub upsets: u32,
+    pub disk_is_full: bool,
     pub agent: Agent,
     pub holder: u64,
     pub last_good: BTreeSet<(NodeId, std::net::SocketAddr)>,
@@ -125,6 +128,8 @@ impl Gateway {
             disk: BTreeMap::new(),
             unsynced: VecDeque::new(),
             boot: 1,
+            upsets: 0,
+            disk_is_full: false,
             agent,
             holder: 1,
             last_good: BTreeSet::new(),
@@ -142,6 +147,7 @@ impl Gateway {
     /// SIGKILL, and a start: the disk and the last good addresses stay.
     pub fn restart(&mut self, peers: &[PeerConfig], seed: u64, clock: Clock, now: Instant) {
         self.boot += 1;
+        self.upsets += 1;
         self.holder += 1;
         self.connected = false;
         self.unsynced.clear();
@@ -189,14 +195,22 @@ impl Gateway {
         self.router.handle_loaded(row, found, now);
     }
 
-    /// Applies what was fsynced by now.
-    pub fn sync(&mut self, now: Instant) {
+    /// Applies what was fsynced by now. Returns the ticket up to which nothing was, if the disk is
+    /// full.
+    pub fn sync(&mut self, now: Instant) -> Option<Ticket> {
+        if self.disk_is_full && self.unsynced.front().is_some_and(|(at, ..)| *at <= now) {
+            self.upsets += 1;
+            let tickets = self.unsynced.drain(..).filter_map(|(_, ticket, _)| ticket);
+            let failed = tickets.max();
+            if let Some(ticket) = failed {
+                self.router.handle_store_failed(ticket, now);
+            }
+            return failed;
+        }
         while let Some((_, ticket, writes)) = self.unsynced.pop_front_if(|(at, ..)| *at <= now) {
             for write in writes {
                 match write {
-                    Write::Put(id, row) => {
-                        self.disk.insert((row.table(), id), row);
-                    }
+                    Write::Put(id, row) => drop(self.disk.insert((row.table(), id), row)),
                     Write::Delete(table, id) => drop(self.disk.remove(&(table, id))),
                 }
             }
@@ -204,6 +218,7 @@ impl Gateway {
                 self.router.handle_stored(ticket, now);
             }
         }
+        None
     }
 
     /// The agent sends a message of its own accord to the agent of another gateway.

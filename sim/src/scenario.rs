@@ -53,6 +53,10 @@ pub enum Fault {
     Strike(usize, Deed),
     /// Direct paths carry no large datagrams any more.
     SmallMtu,
+    /// The disk of a gateway takes nothing any more.
+    DiskFull(usize),
+    /// And takes again.
+    DiskFree(usize),
 }
 
 /// What an agent does with its gateway.
@@ -148,8 +152,16 @@ impl Scenario {
             faults.push((strike, Fault::Strike(n, deed)));
             strike += Duration::from_millis(500 + random.below(4000));
         }
+        if random.below(3) == 0 {
+            let n = usize::try_from(random.below(nodes as u64)).expect("small");
+            let full = Duration::from_millis(4000 + random.below(20_000));
+            let lasts = Duration::from_millis(random.below(8000));
+            faults.push((full, Fault::DiskFull(n)));
+            faults.push((full + lasts, Fault::DiskFree(n)));
+        }
         faults.sort_by_key(|(at, _)| *at);
-        let ends = at.max(strike) + Duration::from_secs(2);
+        let last = faults.last().map_or(at, |(last, _)| *last);
+        let ends = at.max(strike).max(last) + Duration::from_secs(2);
         Self {
             seed,
             nats,

@@ -294,7 +294,11 @@ impl World {
     fn wake(&mut self, n: usize) {
         let now = self.time.now;
         let gateway = &mut self.gateways[n];
-        gateway.sync(now);
+        if let Some(failed) = gateway.sync(now) {
+            self.acking
+                .retain(|(owner, ticket), _| *owner != n || *ticket > failed);
+        }
+        let gateway = &mut self.gateways[n];
         if gateway.tunnel_wake.is_some_and(|at| at <= now) {
             gateway.tunnel.handle_timeout(now);
             while !matches!(self.drain_tunnel(n), Drained::Done) {}
@@ -456,6 +460,8 @@ impl World {
             }
             Fault::Strike(n, deed) => drop(self.struck.insert((n, deed))),
             Fault::SmallMtu => self.network.mtu = 900,
+            Fault::DiskFull(n) => self.gateways[n].disk_is_full = true,
+            Fault::DiskFree(n) => self.gateways[n].disk_is_full = false,
         }
     }
 
@@ -475,6 +481,9 @@ impl World {
 
     fn heal(&mut self) {
         self.struck.clear();
+        for gateway in &mut self.gateways {
+            gateway.disk_is_full = false;
+        }
         self.network.cuts.clear();
         self.network.mtu = 1472;
         self.network.loss = self.network.loss.min(20);

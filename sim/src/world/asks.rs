@@ -28,8 +28,8 @@ pub(super) struct Asks {
 #[derive(Clone, Copy, Debug)]
 struct Heard {
     reply: MessageId,
-    /// The life of the asker's gateway.
-    boot: u32,
+    /// What the asker's gateway had forgotten by then.
+    upsets: u32,
 }
 
 impl Asks {
@@ -88,16 +88,14 @@ impl World {
         }
     }
 
-    /// A reply for whoever waits: they take it, unless they have just gone.
+    /// A reply for whoever waits: they take it, unless they have just gone, or took it before the
+    /// disk refused it.
     pub(super) fn hand_over(&mut self, n: usize, request: MessageKey, delivery: &Delivery) {
         let now = self.time.now;
-        let waited = self.asks.waiting.remove(&request.id);
-        if waited != Some(self.gateways[n].boot) {
-            self.violation(format!("nobody waits for the answer to {}", request.id));
-        }
+        let waits = self.asks.waiting.remove(&request.id) == Some(self.gateways[n].boot);
         let is_gone = self.random.below(4) == 0;
         let router = &mut self.gateways[n].router;
-        if is_gone {
+        if is_gone || !waits {
             return router.handle_answer_left(request, now);
         }
         router.handle_answer_taken(request, now);
@@ -111,8 +109,8 @@ impl World {
         let DeliveryKind::Reply { in_reply_to } = delivery.kind else {
             return;
         };
-        let (reply, attempt, boot) = (delivery.id, delivery.attempt, self.gateways[n].boot);
-        let now = Heard { reply, boot };
+        let (reply, attempt, upsets) = (delivery.id, delivery.attempt, self.gateways[n].upsets);
+        let now = Heard { reply, upsets };
         let Some(before) = self.asks.heard.insert(in_reply_to, now) else {
             return;
         };
@@ -120,13 +118,13 @@ impl World {
         if again && attempt < 2 {
             self.violation(format!("I1: the answer {reply} comes again as if first"));
         }
-        if again && before.boot == boot && self.asks.taken.contains(&reply) {
+        if again && before.upsets == upsets && self.asks.taken.contains(&reply) {
             self.violation(format!("I1: the answer {reply} comes again, and was taken"));
         }
-        // Both gateways died before either had the first on disk: its agent never heard that it was
+        // Both gateways forgot the first before either had it on disk: its agent never heard that it was
         // accepted, and answered once more.
         let was_accepted = self.accepted.iter().any(|key| key.id == before.reply);
-        if !again && (before.boot == boot || was_accepted) {
+        if !again && (before.upsets == upsets || was_accepted) {
             self.violation(format!(
                 "{in_reply_to} has two answers: {before:?}, {now:?}"
             ));

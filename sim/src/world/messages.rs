@@ -13,9 +13,13 @@ use crate::scenario::Deed;
 impl World {
     pub(super) fn send_message(&mut self, from: usize) {
         let now = self.time.now;
-        let others = self.gateways.len() as u64 - 1;
-        let to = (from + 1 + usize::try_from(self.random.below(others)).expect("small"))
-            % self.gateways.len();
+        let count = self.gateways.len() as u64;
+        // Now and then to itself: the same road, within one gateway.
+        let ahead = match self.random.below(20) {
+            0 => 0,
+            _ => 1 + self.random.below(count - 1),
+        };
+        let to = (from + usize::try_from(ahead).expect("small")) % self.gateways.len();
         if self.time.since_start() < self.scenario.ends {
             let unix_ms = self.unix_ms();
             let kind = self.random.below(ONE_IN);
@@ -35,7 +39,7 @@ impl World {
             self.did(from, Deed::Sends);
             let pair = (from.min(to), from.max(to));
             // What is taken back before it goes wants no path.
-            if kind != 0 && self.first_messages.insert(pair) {
+            if kind != 0 && from != to && self.first_messages.insert(pair) {
                 self.schedule(
                     Duration::from_secs(2),
                     Happening::ExpectDirect(pair.0, pair.1),
