@@ -7,10 +7,11 @@ use policy::{Bucket, Verdict};
 use wire::message::{Kind, MAX_BODY, MessageFrame, MessageKey, Nack, is_conversation};
 use wire::{Envelope, InstanceId, MessageId};
 
-use crate::inbox::{Content, PairKey, Phase};
+use crate::inbox::{Content, Keeping, PairKey, Phase};
 use crate::limits;
 use crate::output::Event;
 use crate::rates::Drawn;
+use crate::receiver::ASKER;
 use crate::router::{Pending, Router, Timer};
 use crate::rows::{Letter, RowId, Subject, Table, Write, content_hash};
 use crate::sender::is_content_type;
@@ -327,11 +328,20 @@ impl Router {
         let Content::Letter { letter, phase } = &mut entry.content else {
             return;
         };
-        *phase = Phase::Ready;
+        let keeping = std::mem::take(&mut entry.keeping);
+        *phase = match keeping {
+            Keeping::No => Phase::Ready,
+            Keeping::Hidden | Keeping::Kept => Phase::Held {
+                holder: ASKER,
+                until: None,
+            },
+        };
         let (owner, node, key) = (letter.owner.instance, letter.node, letter.key);
         let (notice, sequence, pair_key) = (letter.is_notice(), letter.sequence, letter.pair_key());
         let cancelled = entry.cancelled;
-        if let Some(mailbox) = self.inbox.mailboxes.get_mut(&owner) {
+        if keeping == Keeping::No
+            && let Some(mailbox) = self.inbox.mailboxes.get_mut(&owner)
+        {
             mailbox.ready.insert(row);
         }
         if !notice {
@@ -345,8 +355,13 @@ impl Router {
         if let Some(request) = answers {
             self.answered(request, key.id);
             let message = self.outbox.messages.get(&request);
-            if let Some(request) = message.filter(|it| it.watched).map(|it| it.key()) {
-                self.answer_from_inbox(owner, request.id, key.id);
+            let asked = message.map(|it| (it.key(), it.watched));
+            match asked {
+                Some((request, _)) if keeping == Keeping::Kept => {
+                    return self.handle_answer_taken(request, self.now);
+                }
+                Some((request, true)) => self.answer_from_inbox(owner, request.id, key.id),
+                _ => {}
             }
         }
         if cancelled {
@@ -358,8 +373,10 @@ impl Router {
         {
             self.give_up(row, refused);
         }
-        self.put_away_if_far(row, owner);
-        self.to_serve.insert(owner);
+        if keeping == Keeping::No {
+            self.put_away_if_far(row, owner);
+            self.to_serve.insert(owner);
+        }
     }
 
     pub(crate) fn receive_failed(&mut self, row: RowId, answers: Option<RowId>) {
@@ -378,6 +395,11 @@ impl Router {
         if letter.is_notice() {
             self.counters.notices_dropped += 1;
             return;
+        }
+        if letter.shown > 0
+            && let Some(message) = answers.and_then(|row| self.outbox.messages.get_mut(&row))
+        {
+            message.handed_over = true;
         }
         let full = Failure::of_nack(Nack::Full);
         self.refuse(letter.node, letter.key, Nack::Full, full);

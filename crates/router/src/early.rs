@@ -1,13 +1,15 @@
 //! An answer that somebody waits for: handed over as it arrives, and stored behind that.
 //!
-//! **Invariant:** its sender keeps it until it is stored here, so that a crash in between shows it
-//! once more and loses nothing.
+//! **Invariants.** Its sender keeps it until it is stored here, so that a crash in between shows it
+//! once more and loses nothing. And nothing that came behind it from the same agent is on disk before
+//! it, as the highest sequence there says what was had: frames are taken one at a time, each after the
+//! shell said what became of the answer before it.
 
 use std::time::Instant;
 
 use wire::message::{MessageFrame, MessageKey, Stage};
 
-use crate::inbox::{Content, Phase};
+use crate::inbox::{Content, Entry, Keeping, Phase};
 use crate::limits;
 use crate::rates::Drawn;
 use crate::router::{Pending, Router, Timer};
@@ -21,7 +23,10 @@ impl Router {
             return;
         };
         if phase == Phase::Storing {
-            return self.taken_early(request, row);
+            return match self.inbox.entries.get_mut(&row) {
+                Some(entry) if entry.keeping != Keeping::No => entry.keeping = Keeping::Kept,
+                _ => self.taken_early(request, row),
+            };
         }
         let Some((letter, known)) = self.inbox.settle(row, false) else {
             return;
@@ -52,6 +57,20 @@ impl Router {
             Some((row, _)) => self.show_again(row),
             None => {}
         }
+    }
+
+    /// Who waits for the reply keeps it on a disk of their own, and says by
+    /// [`Router::handle_answer_taken`] when it is there. Until then it is stored here too, as what
+    /// comes behind it is; hidden from the inbox, and handed over again after a crash.
+    pub fn handle_answer_kept(&mut self, request: MessageKey, now: Instant) {
+        self.now = now;
+        let Some((row, Phase::Storing)) = self.reply_to(request) else {
+            return;
+        };
+        if let Some(entry) = self.inbox.entries.get_mut(&row) {
+            entry.keeping = Keeping::Hidden;
+        }
+        self.store_early(request, row);
     }
 
     /// Hands a reply to whoever waits for it, and lets the disk wait: its sender keeps it until it
@@ -99,13 +118,19 @@ impl Router {
 
     /// Nobody was there: it is stored as any letter is, and nobody has been shown it.
     fn left_early(&mut self, request: MessageKey, row: RowId) {
-        let Some(entry) = self.inbox.entries.get_mut(&row) else {
+        if let Some(entry) = self.inbox.entries.get_mut(&row)
+            && let Content::Letter { letter, .. } = &mut entry.content
+        {
+            letter.shown = letter.shown.saturating_sub(1);
+        }
+        self.store_early(request, row);
+    }
+
+    fn store_early(&mut self, request: MessageKey, row: RowId) {
+        let entry = self.inbox.entries.get(&row);
+        let Some((letter, _)) = entry.and_then(Entry::letter) else {
             return;
         };
-        let Content::Letter { letter, .. } = &mut entry.content else {
-            return;
-        };
-        letter.shown = letter.shown.saturating_sub(1);
         let writes = vec![Write::Put(row, letter.row())];
         let answers = self.outbox.by_key.get(&request).copied();
         // What was drawn for it stays drawn, also if the disk fails now: then it comes again.

@@ -41,7 +41,20 @@ pub(crate) struct Entry {
     pub(crate) cancelled: bool,
     /// It was shown since it came, or since the start.
     pub(crate) shown: bool,
+    pub(crate) keeping: Keeping,
     pub(crate) content: Content,
+}
+
+/// What becomes of a letter that was handed over before it was stored, once it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// Nobody keeps it.
+    #[default]
+    No,
+    /// Hidden, until who keeps it says that they have it.
+    Hidden,
+    /// They said so already: settled.
+    Kept,
 }
 
 #[derive(Debug)]
@@ -271,6 +284,7 @@ impl Inbox {
                 expired: false,
                 cancelled: false,
                 shown: false,
+                keeping: Keeping::No,
                 content,
             },
         );

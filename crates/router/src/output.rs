@@ -43,8 +43,9 @@ pub enum Output {
         delivery: Delivery,
     },
     /// A reply, to whoever [watches](crate::Router::watch) the request. Then either
-    /// [`Router::handle_answer_taken`](crate::Router::handle_answer_taken) or, where nobody was there,
-    /// [`Router::handle_answer_left`](crate::Router::handle_answer_left).
+    /// [`Router::handle_answer_taken`](crate::Router::handle_answer_taken), or
+    /// [`Router::handle_answer_kept`](crate::Router::handle_answer_kept), or, where nobody was there,
+    /// [`Router::handle_answer_left`](crate::Router::handle_answer_left), at once: before the next poll.
     Answer {
         /// The request.
         request: MessageKey,

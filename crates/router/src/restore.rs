@@ -7,7 +7,7 @@ use identity::NodeId;
 use wire::message::{Kind, MessageKey};
 
 use crate::clock::Clock;
-use crate::inbox::{Content, Entry, Pair, Phase};
+use crate::inbox::{Content, Entry, Keeping, Pair, Phase};
 use crate::limits;
 use crate::outbox::{OVERHEAD, Outgoing, Place};
 use crate::router::{Router, Timer};
@@ -177,6 +177,7 @@ impl Router {
             expired: false,
             cancelled: false,
             shown: false,
+            keeping: Keeping::No,
             content,
         };
         let pair_key = entry.pair_key();

@@ -173,6 +173,57 @@ fn an_answer_whose_asker_is_gone_is_stored_before_what_came_after_it() {
 }
 
 #[test]
+fn an_answer_that_is_being_kept_comes_again_after_a_crash_whatever_came_after_it() {
+    for stores in 0..4 {
+        let mut pair = Pair::new();
+        let id = asked(&mut pair);
+        pair.sides[A].asker_keeps = true;
+        pair.reply(id, "seven").expect("open");
+        let draft = pair.draft("planner@gw-a", "and another thing");
+        pair.send(B, draft).expect("taken");
+        pair.sync(B);
+        pair.think(B);
+        pair.carry(A);
+        pair.think(A);
+        assert_eq!(answers(&pair), ["seven"]);
+        pair.write(A, stores);
+        pair.crash(A);
+        let planner = pair.sides[A].agents[0].instance;
+        let router = &mut pair.sides[A].router;
+        router.watch(planner, id, true, pair.now).expect("known");
+        pair.settle();
+
+        assert_eq!(answers(&pair), ["seven", "seven"], "after {stores} stores");
+        assert_eq!(pair.sides[A].answers[1].1.attempt, 2);
+        assert_eq!(pair.bodies(A), ["and another thing"], "hidden until kept");
+        pair.kept(id);
+        assert_eq!(pair.state(id), State::Done);
+        pair.crash(A);
+        assert_eq!(pair.bodies(A), ["and another thing"], "never acked");
+    }
+}
+
+#[test]
+fn an_answer_may_be_kept_before_it_is_stored_here() {
+    let mut pair = Pair::new();
+    let id = asked(&mut pair);
+    pair.sides[A].asker_keeps = true;
+    pair.reply(id, "seven").expect("open");
+    pair.sync(B);
+    pair.think(B);
+    pair.carry(A);
+    pair.think(A);
+    pair.kept(id);
+
+    assert_eq!(pair.state(id), State::Done);
+    assert!(pair.bodies(A).is_empty());
+    pair.crash(A);
+    assert!(pair.bodies(A).is_empty());
+    pair.settle();
+    assert!(pair.dead(B).is_empty());
+}
+
+#[test]
 fn a_late_answer_arrives_in_the_inbox() {
     let mut pair = Pair::new();
     let id = pair.ask("how many?");

@@ -155,6 +155,8 @@ pub struct Side {
     pub answers: Vec<(MessageKey, Delivery)>,
     /// Whoever waits for answers has just gone.
     pub asker_is_gone: bool,
+    /// Whoever waits for answers keeps them on a disk of their own.
+    pub asker_keeps: bool,
     pub events: Vec<Event>,
     pub agents: Vec<Agent>,
     starts: u64,
@@ -231,6 +233,7 @@ impl Pair {
                 shown: Vec::new(),
                 answers: Vec::new(),
                 asker_is_gone: false,
+                asker_keeps: false,
                 events: Vec::new(),
                 agents,
                 starts: 1,
@@ -314,7 +317,10 @@ impl Pair {
                 }
                 Output::Answer { request, delivery } => {
                     it.answers.push((request, delivery));
-                    it.router.handle_answer_taken(request, self.now);
+                    match it.asker_keeps {
+                        true => it.router.handle_answer_kept(request, self.now),
+                        false => it.router.handle_answer_taken(request, self.now),
+                    }
                 }
                 Output::Event(event) => it.events.push(event),
                 Output::Wait(at) => return it.wait = at,
@@ -480,6 +486,16 @@ impl Pair {
         let coder = self.sides[B].agents[0].clone();
         self.fetch(B, to);
         self.reply_as(B, &coder, to, body)
+    }
+
+    /// Whoever kept the answer of `planner@gw-a` to a request has it on disk.
+    pub fn kept(&mut self, request: MessageId) {
+        let key = MessageKey {
+            instance: self.sides[A].agents[0].instance,
+            id: request,
+        };
+        self.sides[A].router.handle_answer_taken(key, self.now);
+        self.settle();
     }
 
     pub fn reply_as(

@@ -98,7 +98,7 @@ impl Plane {
         let taken = delivery.is_none() && !kept;
         match delivery {
             // Its taker says so when it has it on disk.
-            None if kept => {}
+            None if kept => self.router.handle_answer_kept(request, now),
             None => self.router.handle_answer_taken(request, now),
             Some(_) => self.router.handle_answer_left(request, now),
         }
