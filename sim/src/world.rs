@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use identity::NodeId;
 use path::Random;
-use router::{Clock, Refusal, State};
+use router::{Clock, Delivery, Refusal, State};
 use tunnel::{Event, Link, Output, PeerConfig};
 use wire::message::{MessageId, MessageKey};
 
@@ -80,6 +80,12 @@ enum Happening {
         gateway: usize,
         boot: u32,
         request: MessageId,
+    },
+    Kept {
+        gateway: usize,
+        boot: u32,
+        request: MessageKey,
+        delivery: Box<Delivery>,
     },
     Fault(Fault),
     Connect(usize),
@@ -383,6 +389,12 @@ impl World {
                 boot,
                 request,
             } => self.reply(gateway, boot, request),
+            Happening::Kept {
+                gateway,
+                boot,
+                request,
+                delivery,
+            } => self.keep(gateway, boot, request, &delivery),
             Happening::Fault(fault) => self.break_(fault),
             Happening::Connect(n) => self.connect(n),
             Happening::Observe => {
@@ -455,6 +467,7 @@ impl World {
                 let seed = self.random.next_u64();
                 self.acking.retain(|(gateway, _), _| *gateway != n);
                 self.gateways[n].restart(&peers, seed, Clock::new(unix_ms, now), now);
+                self.wait_again(n);
                 let after = Duration::from_millis(100 + self.random.below(500));
                 self.schedule(after, Happening::Connect(n));
             }

@@ -20,6 +20,8 @@ pub(super) struct Asks {
     /// Each reply that was handed in, and what it answers.
     replies: BTreeMap<MessageId, MessageId>,
     heard: BTreeMap<MessageId, Heard>,
+    /// Requests whose answers are kept on a disk beside the router's, as A2A tasks are.
+    kept: BTreeMap<MessageId, usize>,
     /// Replies that somebody who waited took: as good as acked.
     taken: BTreeSet<MessageId>,
 }
@@ -41,12 +43,30 @@ impl Asks {
 impl World {
     /// Whoever sent a request may wait for its answer.
     pub(super) fn wait_for(&mut self, n: usize, request: MessageId) {
-        let now = self.time.now;
         self.asks.asked.insert(request);
+        match self.random.below(4) {
+            0 => {}
+            1 => {
+                self.asks.kept.insert(request, n);
+                self.watch_for(n, request);
+            }
+            _ => self.watch_for(n, request),
+        }
+    }
+
+    fn watch_for(&mut self, n: usize, request: MessageId) {
         let gateway = &mut self.gateways[n];
-        let instance = gateway.agent.instance;
-        if self.random.below(2) == 0 && gateway.router.watch(instance, request, true, now).is_ok() {
+        let (instance, now) = (gateway.agent.instance, self.time.now);
+        if gateway.router.watch(instance, request, true, now).is_ok() {
             self.asks.waiting.insert(request, gateway.boot);
+        }
+    }
+
+    /// Whoever keeps answers waits again for those that are not kept yet.
+    pub(super) fn wait_again(&mut self, n: usize) {
+        let kept = self.asks.kept.iter().filter(|(_, owner)| **owner == n);
+        for request in kept.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.watch_for(n, request);
         }
     }
 
@@ -98,10 +118,35 @@ impl World {
         if is_gone || !waits {
             return router.handle_answer_left(request, now);
         }
-        router.handle_answer_taken(request, now);
-        self.note_answer(n, delivery);
-        self.asks.taken.insert(delivery.id);
+        if self.asks.kept.contains_key(&request.id) {
+            router.handle_answer_kept(request, now);
+            let after = Duration::from_millis(1 + self.random.below(10));
+            let (boot, delivery) = (self.gateways[n].boot, Box::new(delivery.clone()));
+            let kept = Happening::Kept {
+                gateway: n,
+                boot,
+                request,
+                delivery,
+            };
+            self.schedule(after, kept);
+        } else {
+            router.handle_answer_taken(request, now);
+            self.note_answer(n, delivery);
+            self.asks.taken.insert(delivery.id);
+        }
         self.did(n, Deed::Takes);
+    }
+
+    /// An answer is on the disk of whoever keeps it.
+    pub(super) fn keep(&mut self, n: usize, boot: u32, request: MessageKey, delivery: &Delivery) {
+        let now = self.time.now;
+        let gateway = &mut self.gateways[n];
+        if gateway.boot == boot {
+            gateway.router.handle_answer_taken(request, now);
+            self.note_answer(n, delivery);
+            self.asks.taken.insert(delivery.id);
+            self.asks.kept.remove(&request.id);
+        }
     }
 
     /// Whoever asked has an answer.
