@@ -72,9 +72,12 @@ pub const IN_FLIGHT_BYTES: usize = 8 << 20;
 pub const RETRY_MIN: Duration = Duration::from_millis(200);
 /// See [`RETRY_MIN`].
 pub const RETRY_MAX: Duration = Duration::from_secs(60);
-/// How long an offer may stay unanswered on a stream that is up, before it is offered again. Proposed
+/// How long an offer may stay unanswered at first on a stream that is up, before it is offered again. Proposed
 /// by us: far above an fsync on a busy SD card, so that it means a lost answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The most that it may become on a link that was seen to be slow: a body of 256 KiB at 20 kbit/s.
+pub const MAX_ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long a reply that its asker has already may wait for an fsync to share. Its sender keeps it for
 /// that long, and a crash within it shows the reply once more. Proposed by us: longer than an agent

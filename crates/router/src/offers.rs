@@ -79,12 +79,26 @@ impl Router {
             lane.due = None;
             self.outbox.refresh(id);
         } else if lane.due.is_none() && lane.answer_by.is_some_and(|by| by <= self.now) {
-            lane.attempts = lane.attempts.saturating_add(1);
-            lane.stale = 0;
-            self.outbox.rewind(id, 0);
+            self.answer_is_late(id);
         }
         self.to_pump.insert(node);
         self.lane_changed(id);
+    }
+
+    /// Nothing was said of what a lane has in flight: it stands in a slow stream, or it is lost and
+    /// goes again, one message first.
+    fn answer_is_late(&mut self, id: LaneId) {
+        let coming = self.outbox.answer_is_late(id, self.now);
+        let Some(lane) = self.outbox.lanes.get_mut(&id) else {
+            return;
+        };
+        if coming.is_some() {
+            lane.answer_by = coming;
+            return;
+        }
+        lane.attempts = lane.attempts.saturating_add(1);
+        (lane.stale, lane.window) = (0, 1);
+        self.outbox.rewind(id, 0);
     }
 
     /// Sets the lane's timer where it has none early enough, and drops a lane that is empty.

@@ -10,7 +10,7 @@
 //! one too many.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use identity::{AgentName, NodeId};
 use wire::message::MessageKey;
@@ -46,6 +46,8 @@ pub(crate) struct Outgoing {
     pub(crate) storing: Option<Ticket>,
     /// A reply, which is offered while it is being stored.
     pub(crate) leaves_early: bool,
+    /// Its last offer.
+    pub(crate) offer: Option<Offer>,
     pub(crate) expires: Instant,
     /// Somebody waits for what becomes of it.
     pub(crate) watched: bool,
@@ -57,6 +59,16 @@ pub(crate) struct Outgoing {
     pub(crate) handed_over: bool,
     /// Its agent was told that what it led to was stopped.
     pub(crate) looped: bool,
+}
+
+/// That a message was offered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    /// As its peer counts them.
+    number: u64,
+    at: Instant,
+    /// Not for the first time, so nobody knows which of them is answered.
+    again: bool,
 }
 
 /// Where a message is.
@@ -102,13 +114,21 @@ pub(crate) struct Lane {
     ready: Option<RowId>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) up: bool,
     pub(crate) flying_rows: usize,
     pub(crate) flying_bytes: usize,
     /// Messages that wait for it, in flight or not.
     pub(crate) queued: usize,
+    /// Offers made to it, and the latest that it answered, and when: a stream keeps their order, so
+    /// what was offered after that is on its way yet.
+    offers: u64,
+    answered: u64,
+    answered_at: Option<Instant>,
+    /// How long an answer may take: twice what the last one took, twice as long after a silence
+    /// (RFC 6298 and Karn's algorithm, in a coarse way).
+    patience: Duration,
     /// Lanes that may offer, by their next message: the oldest goes first.
     pub(crate) ready: BTreeSet<(RowId, LaneId)>,
     pub(crate) dials: u32,
@@ -164,7 +184,31 @@ impl Outgoing {
     }
 }
 
+impl Default for Peer {
+    fn default() -> Self {
+        Self {
+            up: false,
+            flying_rows: 0,
+            flying_bytes: 0,
+            queued: 0,
+            offers: 0,
+            answered: 0,
+            answered_at: None,
+            patience: limits::ANSWER_WITHIN,
+            ready: BTreeSet::new(),
+            dials: 0,
+            dial_at: None,
+        }
+    }
+}
+
 impl Peer {
+    /// A new session, on another way perhaps.
+    pub(crate) fn start(&mut self) {
+        (self.up, self.dials) = (true, 0);
+        (self.answered_at, self.patience) = (None, limits::ANSWER_WITHIN);
+    }
+
     fn has_room(&self) -> bool {
         self.up
             && self.flying_rows < limits::IN_FLIGHT_ROWS
@@ -239,9 +283,17 @@ impl Outbox {
             flying => lane.queue[flying - 1].0,
         };
         lane.flying += 1;
-        lane.answer_by.get_or_insert(now + limits::ANSWER_WITHIN);
+        lane.answer_by.get_or_insert(now + peer.patience);
         peer.flying_rows += 1;
-        peer.flying_bytes += self.messages.get(&row).map_or(0, |message| message.size());
+        peer.offers += 1;
+        if let Some(message) = self.messages.get_mut(&row) {
+            message.offer = Some(Offer {
+                number: peer.offers,
+                at: now,
+                again: message.offer.is_some(),
+            });
+            peer.flying_bytes += message.size();
+        }
         self.refresh(id);
         Some((row, after, id))
     }
@@ -270,9 +322,42 @@ impl Outbox {
             peer.flying_rows -= 1;
             peer.flying_bytes -= size;
         }
-        lane.answer_by = (lane.flying > 0).then_some(now + limits::ANSWER_WITHIN);
+        lane.answer_by = (lane.flying > 0).then_some(now + peer.patience);
         self.refresh(id);
         flew
+    }
+
+    /// A peer said something of a message that it was offered.
+    pub(crate) fn note_answer(&mut self, row: RowId, now: Instant) {
+        let Some(message) = self.messages.get(&row) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(&message.sent.node) else {
+            return;
+        };
+        let Some(offer) = message.offer.filter(|_| message.envelope.is_some()) else {
+            return;
+        };
+        peer.answered = peer.answered.max(offer.number);
+        peer.answered_at = Some(now);
+        if !offer.again {
+            let took = now.saturating_duration_since(offer.at);
+            peer.patience = (2 * took).clamp(limits::ANSWER_WITHIN, limits::MAX_ANSWER_WITHIN);
+        }
+    }
+
+    /// Until when a lane whose answer is late may still wait for it: what was offered before it is
+    /// being answered, so it stands in a slow stream. `None`: it is lost, and the next may take longer.
+    pub(crate) fn answer_is_late(&mut self, id: LaneId, now: Instant) -> Option<Instant> {
+        let lane = self.lanes.get(&id)?;
+        let first = self.messages.get(lane.queue.front()?)?.offer?;
+        let peer = self.peers.get_mut(&lane.key.node)?;
+        let until = peer.answered_at.map(|at| at + peer.patience);
+        let coming = until.filter(|until| *until > now && first.number > peer.answered);
+        if coming.is_none() {
+            peer.patience = (2 * peer.patience).min(limits::MAX_ANSWER_WITHIN);
+        }
+        coming
     }
 
     /// Calls back what is in flight of a lane, from the `from`th message on.

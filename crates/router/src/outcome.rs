@@ -29,6 +29,9 @@ impl Router {
         };
         let row = row.filter(sent_there);
         self.counters.strays += u64::from(row.is_none());
+        if let Some(row) = row {
+            self.outbox.note_answer(row, self.now);
+        }
         row
     }
 

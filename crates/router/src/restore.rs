@@ -125,6 +125,7 @@ impl Router {
             envelope: None,
             storing: None,
             leaves_early: false,
+            offer: None,
             place: Place::Settled,
             expires,
             watched: false,

@@ -373,8 +373,7 @@ impl Router {
     fn peer_up(&mut self, peer: NodeId) {
         self.recall(peer);
         let entry = self.outbox.peers.entry(peer).or_default();
-        entry.up = true;
-        entry.dials = 0;
+        entry.start();
         if let Some(at) = entry.dial_at.take() {
             self.timers.remove(&(at, Timer::Dial(peer)));
         }

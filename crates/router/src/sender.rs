@@ -389,6 +389,7 @@ impl Outgoing {
             place: Place::Waiting,
             storing: None,
             leaves_early: false,
+            offer: None,
             expires,
             watched: false,
             open: expects_reply,

@@ -289,3 +289,48 @@ fn a_peer_that_is_down_is_wanted_again_and_again_with_patience() {
         .filter(|event| matches!(event, Event::Wanted { .. }));
     assert!((10..200).contains(&wanted.count()));
 }
+
+#[test]
+fn a_slow_stream_is_not_filled_with_copies() {
+    let mut pair = Pair::new();
+    let reviewer = agent("reviewer", 9);
+    pair.sides[A].agents.push(reviewer.clone());
+    pair.sides[A].router.add_agent(reviewer.clone(), pair.now);
+    let planner = pair.sides[A].agents[0].clone();
+    for from in [&planner, &reviewer] {
+        for _ in 0..20 {
+            let draft = pair.draft("coder@gw-b", &"x".repeat(200_000));
+            let sent = pair.sides[A].router.send(from, draft, pair.now);
+            sent.expect("taken");
+        }
+    }
+    pair.sync(A);
+
+    // A message takes two seconds, so the first of the reviewer comes after forty.
+    let arrived = pair.carry_slowly(2 * SECOND, 45);
+
+    assert_eq!(arrived, 40, "frames on the stream");
+    assert_eq!(pair.sides[A].router.stats().counters.offered, 40);
+    assert_eq!(pair.bodies(B).len(), 40);
+}
+
+#[test]
+fn a_stream_that_was_seen_to_be_slow_is_given_time() {
+    let mut pair = Pair::new();
+    let offered = |pair: &mut Pair, steps: usize| {
+        for _ in 0..5 {
+            let draft = pair.draft("coder@gw-b", &"x".repeat(200_000));
+            pair.send(A, draft).expect("taken");
+        }
+        pair.sync(A);
+        let before = pair.sides[A].router.stats().counters.offered;
+        // A message takes 25 seconds: longer than an answer may at first.
+        pair.carry_slowly(25 * SECOND, steps);
+        pair.sides[A].router.stats().counters.offered - before
+    };
+
+    let first = offered(&mut pair, 20);
+    assert!(first <= 12, "{first} offers of five messages");
+    assert_eq!(offered(&mut pair, 8), 5);
+    assert_eq!(pair.bodies(B).len(), 10);
+}

@@ -383,6 +383,31 @@ impl Pair {
         }
     }
 
+    /// Frames to B arrive one at a time, each so long after the one before; what B says is there at
+    /// once. Returns how many did, in so many steps.
+    pub fn carry_slowly(&mut self, each: Duration, steps: usize) -> usize {
+        let mut arrived = 0;
+        for _ in 0..steps {
+            self.think(A);
+            let end = self.now + each;
+            while self.now < end {
+                self.now = self.sides[A].wait.unwrap_or(end).clamp(self.now, end);
+                self.sides[A].router.handle_timeout(self.now);
+                self.sync(A);
+            }
+            if let Some(frame) = self.wire[B].pop_front() {
+                arrived += 1;
+                let router = &mut self.sides[B].router;
+                router.handle_frame(id_of(A), frame, self.now);
+            }
+            self.sync(B);
+            self.think(B);
+            self.carry(A);
+            self.sync(A);
+        }
+        arrived
+    }
+
     /// Until nobody has anything to do but wait.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
