@@ -292,12 +292,15 @@ impl Router {
             let before = message.handed_over || request < self.first_row;
             let mut letter = letter;
             letter.shown = u32::from(before);
+            if message.taken {
+                return self.put_letter(letter, expires, answers, drawn, Keeping::Kept);
+            }
             if message.watched {
                 return self.answer_early(letter, expires, request);
             }
-            return self.put_letter(letter, expires, answers, drawn);
+            return self.put_letter(letter, expires, answers, drawn, Keeping::No);
         }
-        self.put_letter(letter, expires, answers, drawn);
+        self.put_letter(letter, expires, answers, drawn, Keeping::No);
     }
 
     pub(crate) fn put_letter(
@@ -306,10 +309,14 @@ impl Router {
         expires: Instant,
         answers: Option<RowId>,
         drawn: Drawn,
+        keeping: Keeping,
     ) {
         let row = self.new_row();
         let writes = vec![Write::Put(row, letter.row())];
         self.inbox.insert(row, letter, Phase::Storing, expires);
+        if let Some(entry) = self.inbox.entries.get_mut(&row) {
+            entry.keeping = keeping;
+        }
         self.timers.insert((expires, Timer::Incoming(row)));
         let pending = Pending::Receive {
             row,

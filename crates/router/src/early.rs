@@ -20,7 +20,7 @@ impl Router {
     pub fn handle_answer_taken(&mut self, request: MessageKey, now: Instant) {
         self.now = now;
         let Some((row, phase)) = self.reply_to(request) else {
-            return;
+            return self.taken_unstored(request);
         };
         if phase == Phase::Storing {
             return match self.inbox.entries.get_mut(&row) {
@@ -85,6 +85,15 @@ impl Router {
         self.inbox.insert(row, letter, Phase::Storing, expires);
         self.timers.insert((expires, Timer::Incoming(row)));
         self.answer(key, delivery);
+    }
+
+    /// The asker has a reply that the disk refused.
+    fn taken_unstored(&mut self, request: MessageKey) {
+        if let Some(row) = self.outbox.by_key.get(&request)
+            && let Some(message) = self.outbox.messages.get_mut(row)
+        {
+            message.taken = message.handed_over;
+        }
     }
 
     /// The asker has it: as good as acked. Reply and request settle in one store, which goes with
@@ -171,10 +180,14 @@ impl Router {
         self.send_frame(letter.node, MessageFrame::Progress { key, stage });
     }
 
-    /// What the asker has is not on disk: its sender offers it again, and then it may come twice.
+    /// What the asker has is not on disk: its sender offers it again, and then nobody is shown it,
+    /// but after a crash.
     pub(crate) fn late_failed(&mut self, row: RowId, request: RowId) {
         self.undo_early(request);
         self.receive_failed(row, Some(request));
+        if let Some(asked) = self.outbox.messages.get_mut(&request) {
+            asked.taken = true;
+        }
         // An earlier commit than the one that failed may have taken it along.
         let mut writes = vec![Write::Delete(Table::Inbox, row)];
         let asked = self.outbox.messages.get(&request);

@@ -57,6 +57,8 @@ pub(crate) struct Outgoing {
     pub(crate) expired: bool,
     /// Its reply was handed over before it was stored.
     pub(crate) handed_over: bool,
+    /// Whoever asked has its reply, though the disk here refused it: settled when it comes again.
+    pub(crate) taken: bool,
     /// Its agent was told that what it led to was stopped.
     pub(crate) looped: bool,
 }

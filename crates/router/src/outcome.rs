@@ -8,6 +8,7 @@ use policy::Verdict;
 use wire::MessageId;
 use wire::message::{Kind, MessageKey, Nack, Stage};
 
+use crate::inbox::Keeping;
 use crate::limits;
 use crate::outbox::Place;
 use crate::output::Event;
@@ -256,7 +257,8 @@ impl Router {
             shown: 0,
             strikes: 0,
         };
-        self.put_letter(letter, self.now + limits::MAX_TTL, None, Drawn::default());
+        let expires = self.now + limits::MAX_TTL;
+        self.put_letter(letter, expires, None, Drawn::default(), Keeping::No);
     }
 
     /// Whether a reply may be the second one of its agent: a crash may have come after the first was

@@ -132,6 +132,7 @@ impl Router {
             open,
             expired: false,
             handed_over: false,
+            taken: false,
             looped: false,
         };
         if message.sent.taken_back {

@@ -395,6 +395,7 @@ impl Outgoing {
             open: expects_reply,
             expired: false,
             handed_over: false,
+            taken: false,
             looped: false,
         }
     }
