@@ -182,6 +182,13 @@ impl Gateway {
             .demand(HolderId(self.holder), self.agent.instance, 64, hold, now);
     }
 
+    /// The agent lets go of all that it was shown, and asks anew.
+    pub fn leave(&mut self, now: Instant) {
+        self.router.release_holder(HolderId(self.holder), now);
+        self.holder += 1;
+        self.demand(now);
+    }
+
     pub fn stream(&mut self, peer: NodeId) -> &mut Stream {
         let boot = self.boot;
         self.streams
@@ -222,8 +229,15 @@ impl Gateway {
     }
 
     /// The agent sends a message of its own accord to the agent of another gateway.
-    pub fn send(&mut self, to: usize, asks: bool, unix_ms: u64, now: Instant) -> MessageId {
-        self.send_because(Origin::Nothing, to, asks, unix_ms, now)
+    pub fn send(
+        &mut self,
+        to: usize,
+        asks: bool,
+        ttl: Duration,
+        unix_ms: u64,
+        now: Instant,
+    ) -> MessageId {
+        self.send_because(Origin::Nothing, to, asks, ttl, unix_ms, now)
     }
 
     /// It sends one because of what it was shown, perhaps.
@@ -232,6 +246,7 @@ impl Gateway {
         origin: Origin,
         to: usize,
         asks: bool,
+        ttl: Duration,
         unix_ms: u64,
         now: Instant,
     ) -> MessageId {
@@ -243,7 +258,7 @@ impl Gateway {
             stream: false,
             origin,
             conversation: None,
-            ttl: Duration::from_secs(24 * 3600),
+            ttl,
             content_type: "text/plain".into(),
             body: self.body().into(),
         };

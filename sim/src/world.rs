@@ -1,9 +1,10 @@
 //! The world: it moves time from event to event, breaks what the scenario says, and watches: what its
-//! agents say to each other is in `messages.rs` and `asks.rs`, what becomes of paths in `paths.rs`.
+//! agents say to each other is in `messages.rs`, `asks.rs` and `settling.rs`, what becomes of paths in `paths.rs`.
 
 mod asks;
 mod messages;
 mod paths;
+mod settling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
@@ -11,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use identity::NodeId;
 use path::Random;
-use router::{Clock, Delivery, Refusal, State};
+use router::{Clock, Delivery, State};
 use tunnel::{Event, Link, Output, PeerConfig};
 use wire::message::{MessageId, MessageKey};
 
 use self::asks::Asks;
+use self::settling::End;
 use crate::clock::Virtual;
 use crate::gateway::{Gateway, PORT, Rules, overlay};
 use crate::network::{Network, RELAY};
@@ -43,6 +45,10 @@ pub struct World {
     /// Messages that agents answered which answer everything: once each.
     answered: BTreeSet<MessageId>,
     asks: Asks,
+    /// Messages that live for seconds, and those that their receivers rejected: these may come to
+    /// nothing, and then are named.
+    mortal: BTreeSet<MessageId>,
+    rejected: BTreeSet<MessageId>,
     /// Gateways that are killed when their agent does this.
     struck: BTreeSet<(usize, Deed)>,
     /// Of each root, the messages that it led to; loops end them.
@@ -71,16 +77,13 @@ enum Happening {
         gateway: usize,
         id: MessageId,
     },
-    Ack {
+    End {
         gateway: usize,
         boot: u32,
         id: MessageId,
+        by: End,
     },
-    Reply {
-        gateway: usize,
-        boot: u32,
-        request: MessageId,
-    },
+    Leave(usize),
     Kept {
         gateway: usize,
         boot: u32,
@@ -171,6 +174,8 @@ impl World {
             taken_back: BTreeSet::new(),
             answered: BTreeSet::new(),
             asks: Asks::default(),
+            mortal: BTreeSet::new(),
+            rejected: BTreeSet::new(),
             struck: BTreeSet::new(),
             chains: BTreeMap::new(),
             loops: 0,
@@ -195,6 +200,8 @@ impl World {
             self.schedule(after, Happening::Connect(n));
             let after = Duration::from_millis(700 + self.random.below(500));
             self.schedule(after, Happening::Message(n));
+            let after = Duration::from_millis(2000 + self.random.below(10_000));
+            self.schedule(after, Happening::Leave(n));
         }
         self.schedule(Duration::from_secs(15), Happening::Observe);
         for (at, fault) in self.scenario.faults.clone() {
@@ -364,31 +371,13 @@ impl World {
                     _ => {}
                 }
             }
-            Happening::Ack {
-                gateway: n,
-                boot,
-                id,
-            } => {
-                let gateway = &mut self.gateways[n];
-                if gateway.boot == boot {
-                    let acked = gateway.router.ack(gateway.agent.instance, id, now);
-                    self.did(n, Deed::Acks);
-                    match acked {
-                        Ok(Some(ticket)) => drop(self.acking.insert((n, ticket), id)),
-                        Ok(None) => {}
-                        // Taken back while it was worked on.
-                        Err(Refusal::Cancelled) if self.taken_back.contains(&id) => {}
-                        Err(error) => self.violation(format!(
-                            "gateway {n} does not know {id} that it showed: {error}"
-                        )),
-                    }
-                }
-            }
-            Happening::Reply {
+            Happening::End {
                 gateway,
                 boot,
-                request,
-            } => self.reply(gateway, boot, request),
+                id,
+                by,
+            } => self.end(gateway, boot, id, by),
+            Happening::Leave(n) => self.leave(n),
             Happening::Kept {
                 gateway,
                 boot,

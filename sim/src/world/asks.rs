@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use router::{Accept, Delivery, DeliveryKind, Refusal};
+use router::{Delivery, DeliveryKind};
 use wire::message::{MessageId, MessageKey};
 
 use super::{Happening, World};
@@ -32,6 +32,8 @@ struct Heard {
     reply: MessageId,
     /// What the asker's gateway had forgotten by then.
     upsets: u32,
+    /// By somebody who waited, and took or kept it: as good as acked.
+    taken: bool,
 }
 
 impl Asks {
@@ -70,42 +72,21 @@ impl World {
         }
     }
 
-    /// What an agent was shown it acks a little later, or answers.
-    pub(super) fn settle_soon(&mut self, n: usize, delivery: &Delivery) {
-        let boot = self.gateways[n].boot;
-        let after = Duration::from_millis(1 + self.random.below(50));
-        let (gateway, id) = (n, delivery.id);
-        let happening = match delivery.kind {
-            DeliveryKind::Request => Happening::Reply {
-                gateway,
-                boot,
-                request: id,
-            },
-            _ => Happening::Ack { gateway, boot, id },
-        };
-        self.schedule(after, happening);
+    pub(super) fn replied(&mut self, reply: MessageId, request: MessageId) {
+        self.asks.replies.insert(reply, request);
     }
 
-    /// An agent answers, and acks with it.
-    pub(super) fn reply(&mut self, n: usize, boot: u32, request: MessageId) {
-        let (now, unix_ms) = (self.time.now, self.unix_ms());
-        let gateway = &mut self.gateways[n];
-        if gateway.boot != boot {
-            return;
-        }
-        let (reply, handed_in) = gateway.reply(request, unix_ms, now);
-        match handed_in {
-            Ok(Accept::Storing(ticket)) => {
-                self.asks.replies.insert(reply, request);
-                self.acking.insert((n, ticket), request);
-                self.did(n, Deed::Replies);
-            }
-            // Taken back while it was worked on.
-            Err(Refusal::Cancelled) if self.taken_back.contains(&request) => {}
-            // It is shown again.
-            Err(Refusal::OutboxFull) => {}
-            other => self.violation(format!("gateway {n} cannot answer {request}: {other:?}")),
-        }
+    pub(super) fn was_answered(&self, request: MessageId) -> bool {
+        self.asks
+            .replies
+            .values()
+            .any(|answered| *answered == request)
+    }
+
+    /// Whether a message lives for seconds alone. An answer lives as long as its question.
+    pub(super) fn is_mortal(&self, id: &MessageId) -> bool {
+        let answers = self.asks.replies.get(id).unwrap_or(id);
+        self.mortal.contains(answers)
     }
 
     /// A reply for whoever waits: they take it, unless they have just gone, or took it before the
@@ -131,7 +112,7 @@ impl World {
             self.schedule(after, kept);
         } else {
             router.handle_answer_taken(request, now);
-            self.note_answer(n, delivery);
+            self.note_answer(n, delivery, true);
             self.asks.taken.insert(delivery.id);
         }
         self.did(n, Deed::Takes);
@@ -143,19 +124,23 @@ impl World {
         let gateway = &mut self.gateways[n];
         if gateway.boot == boot {
             gateway.router.handle_answer_taken(request, now);
-            self.note_answer(n, delivery);
+            self.note_answer(n, delivery, true);
             self.asks.taken.insert(delivery.id);
             self.asks.kept.remove(&request.id);
         }
     }
 
     /// Whoever asked has an answer.
-    pub(super) fn note_answer(&mut self, n: usize, delivery: &Delivery) {
+    pub(super) fn note_answer(&mut self, n: usize, delivery: &Delivery, taken: bool) {
         let DeliveryKind::Reply { in_reply_to } = delivery.kind else {
             return;
         };
         let (reply, attempt, upsets) = (delivery.id, delivery.attempt, self.gateways[n].upsets);
-        let now = Heard { reply, upsets };
+        let now = Heard {
+            reply,
+            upsets,
+            taken,
+        };
         let Some(before) = self.asks.heard.insert(in_reply_to, now) else {
             return;
         };
@@ -163,7 +148,7 @@ impl World {
         if again && attempt < 2 {
             self.violation(format!("I1: the answer {reply} comes again as if first"));
         }
-        if again && before.upsets == upsets && self.asks.taken.contains(&reply) {
+        if again && before.upsets == upsets && before.taken {
             self.violation(format!("I1: the answer {reply} comes again, and was taken"));
         }
         // Both gateways forgot the first before either had it on disk: its agent never heard that it was
@@ -179,13 +164,19 @@ impl World {
     /// Whether nothing need come of a message any more.
     pub(super) fn is_excused(&self, id: &MessageId) -> bool {
         let answers = self.asks.replies.get(id);
-        // A second answer, or one to a question that was taken back.
+        // A second answer, one to a question that was taken back, or one after a rejection that a crash
+        // made undone here, and that was heard.
         let is_void = answers.is_some_and(|request| {
             let heard = self.asks.heard.get(request);
-            self.taken_back.contains(request) || heard.is_some_and(|heard| heard.reply != *id)
+            self.taken_back.contains(request)
+                || self.rejected.contains(request)
+                || heard.is_some_and(|heard| heard.reply != *id)
         });
         let settled = self.acked.contains(id) || self.asks.taken.contains(id);
-        settled || self.taken_back.contains(id) || is_void
+        let may_fail = self.is_mortal(id) || self.rejected.contains(id);
+        // What comes to nothing is named.
+        let failed = may_fail && self.failed.contains_key(id);
+        settled || self.taken_back.contains(id) || is_void || failed
     }
 
     /// Every request that was accepted, and not taken back, was answered.
@@ -195,6 +186,8 @@ impl World {
             accepted.contains(id)
                 && !self.asks.heard.contains_key(id)
                 && !self.taken_back.contains(id)
+                && !self.is_mortal(id)
+                && !self.rejected.contains(id)
         };
         let open: Vec<_> = self.asks.asked.iter().filter(open).copied().collect();
         for id in open.iter().take(3) {

@@ -24,7 +24,14 @@ impl World {
             let unix_ms = self.unix_ms();
             let kind = self.random.below(ONE_IN);
             let asks = ASKS.contains(&kind);
-            let id = self.gateways[from].send(to, asks, unix_ms, now);
+            let ttl = match self.random.below(ONE_IN) {
+                0 => Duration::from_millis(500 + self.random.below(20_000)),
+                _ => DAY,
+            };
+            let id = self.gateways[from].send(to, asks, ttl, unix_ms, now);
+            if ttl < DAY {
+                self.mortal.insert(id);
+            }
             match kind {
                 // Some are taken back: before they go, on their way, while they are worked on.
                 0 => {
@@ -74,7 +81,7 @@ impl World {
                     }
                     self.shown.insert(id);
                     self.answer_in_chain(n, &delivery);
-                    self.note_answer(n, &delivery);
+                    self.note_answer(n, &delivery, false);
                     self.settle_soon(n, &delivery);
                     self.gateways[n].demand(now);
                 }
@@ -124,7 +131,7 @@ impl World {
         let Some(from) = from else { return };
         let origin = Origin::Message(delivery.id);
         chain.insert(delivery.id);
-        self.gateways[n].send_because(origin, from, false, unix_ms, now);
+        self.gateways[n].send_because(origin, from, false, DAY, unix_ms, now);
     }
 
     fn handle_router_event(&mut self, n: usize, event: router::Event) {
@@ -208,3 +215,5 @@ impl World {
 /// Of so many messages, one is taken back, one is for agents that answer everything, and [`ASKS`] are
 /// requests.
 const ONE_IN: u64 = 20;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
