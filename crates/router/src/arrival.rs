@@ -256,7 +256,7 @@ impl Router {
         let expires = self
             .clock
             .instant_of(envelope.expires_at_ms(), envelope.ttl_ms, self.now);
-        let letter = Letter {
+        let mut letter = Letter {
             owner,
             node: peer,
             from,
@@ -283,24 +283,21 @@ impl Router {
         if peer != self.node {
             self.causes.count(letter.cause, self.now);
         }
+        let mut keeping = Keeping::No;
         if let Some(request) = answers
             && let Some(message) = self.outbox.messages.get_mut(&request)
         {
             // From here on no other reply is the one; taken back if this cannot be stored.
             message.sent.reply = Some(letter.key.id);
             // It may have been handed over before, and not stored.
-            let before = message.handed_over || request < self.first_row;
-            let mut letter = letter;
-            letter.shown = u32::from(before);
+            letter.shown = u32::from(message.handed_over || request < self.first_row);
             if message.taken {
-                return self.put_letter(letter, expires, answers, drawn, Keeping::Kept);
-            }
-            if message.watched {
+                keeping = Keeping::Kept;
+            } else if message.watched {
                 return self.answer_early(letter, expires, request);
             }
-            return self.put_letter(letter, expires, answers, drawn, Keeping::No);
         }
-        self.put_letter(letter, expires, answers, drawn, Keeping::No);
+        self.put_letter(letter, expires, answers, drawn, keeping);
     }
 
     pub(crate) fn put_letter(
