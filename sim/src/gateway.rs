@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use identity::{NodeId, NodeName, WireGuardKey};
 use path::{Candidate, CandidateKind};
-use policy::{Document, MessageRequest, Node, Policy, Verdict};
+use policy::{Document, MessageRequest, Node, PacketFilter, Policy, Verdict};
 use router::{
     Accept, Agent, Answer, Authority, Clock, Delivery, Draft, HolderId, Origin, Refusal, Router,
     Row, RowId, Table, Ticket, Write,
@@ -44,7 +44,7 @@ pub struct Gateway {
     rules: Arc<Rules>,
 }
 
-/// Everybody may do everything.
+/// What agents may do.
 #[derive(Debug)]
 pub struct Rules {
     policy: Policy,
@@ -77,9 +77,23 @@ impl Authority for Rules {
 }
 
 impl Rules {
-    /// A mesh of so many gateways.
-    pub fn new(nodes: usize) -> Arc<Self> {
-        let (document, _) = Document::parse("policy.hujson", POLICY).expect("the policy is right");
+    /// A mesh of so many gateways, whose agents may do everything.
+    pub fn open(nodes: usize) -> Arc<Self> {
+        Self::of(nodes, OPEN)
+    }
+
+    /// The same, and they may do nothing.
+    pub fn closed(nodes: usize) -> Arc<Self> {
+        Self::of(nodes, CLOSED)
+    }
+
+    fn filter(&self, number: usize) -> PacketFilter {
+        self.policy
+            .packet_filter(&id(number), PORT, identity::UnixTime(0))
+    }
+
+    fn of(nodes: usize, policy: &str) -> Arc<Self> {
+        let (document, _) = Document::parse("policy.hujson", policy).expect("the policy is right");
         let nodes: Vec<Node> = (0..nodes)
             .map(|n| Node {
                 user: None,
@@ -180,6 +194,13 @@ impl Gateway {
         let _ = self
             .router
             .demand(HolderId(self.holder), self.agent.instance, 64, hold, now);
+    }
+
+    /// Another policy arrives.
+    pub fn obey(&mut self, rules: Arc<Rules>, now: Instant) {
+        self.rules = rules.clone();
+        self.tunnel.set_filter(rules.filter(self.number), now);
+        self.router.set_authority(rules, now);
     }
 
     /// The agent lets go of all that it was shown, and asks anew.
@@ -343,10 +364,7 @@ fn make_tunnel(
         allow_loopback: false,
     };
     let mut tunnel = Tunnel::new(config, bytes(seed, 3 + number as u64), now);
-    let filter = rules
-        .policy
-        .packet_filter(&id(number), PORT, identity::UnixTime(0));
-    tunnel.set_filter(filter, now);
+    tunnel.set_filter(rules.filter(number), now);
     tunnel
 }
 
@@ -391,7 +409,9 @@ const KEEP: usize = 2;
 /// The router's port.
 pub const PORT: u16 = 4747;
 
-const POLICY: &str = r#"{
+const OPEN: &str = r#"{
   "tagOwners": {"tag:home": ["ana@example.com"]},
   "grants": [{"src": ["agent:*@tag:home"], "dst": ["agent:*@tag:home"], "msg": ["send", "request"]}],
 }"#;
+
+const CLOSED: &str = r#"{"tagOwners": {"tag:home": ["ana@example.com"]}, "grants": []}"#;

@@ -7,8 +7,9 @@
 //! ```
 //! What is checked are the invariants of paths.md §1 (I1, I3, I4, I5, I7, I11, I12), and of requests
 //! that each is answered and nobody hears two answers. Gateways are killed at any time, and on purpose
-//! moments after their agent sent, acked, answered or took an answer; disks are full for a while;
-//! agents forget, reject, leave and come back; some messages live for seconds.
+//! moments after their agent sent, acked, answered or took an answer; disks are full and
+//! policies closed for a while; agents forget, reject, leave and come back; some messages live for
+//! seconds. What comes to nothing by any of these must be named.
 #![forbid(unsafe_code)]
 
 pub mod clock;

@@ -53,6 +53,10 @@ pub enum Fault {
     Strike(usize, Deed),
     /// Direct paths carry no large datagrams any more.
     SmallMtu,
+    /// A policy reaches a gateway that allows nothing.
+    Forbid(usize),
+    /// And one that allows everything.
+    Allow(usize),
     /// The disk of a gateway takes nothing any more.
     DiskFull(usize),
     /// And takes again.
@@ -158,6 +162,13 @@ impl Scenario {
             let lasts = Duration::from_millis(random.below(8000));
             faults.push((full, Fault::DiskFull(n)));
             faults.push((full + lasts, Fault::DiskFree(n)));
+        }
+        if random.below(4) == 0 {
+            let n = usize::try_from(random.below(nodes as u64)).expect("small");
+            let from = Duration::from_millis(4000 + random.below(20_000));
+            let lasts = Duration::from_millis(random.below(3000));
+            faults.push((from, Fault::Forbid(n)));
+            faults.push((from + lasts, Fault::Allow(n)));
         }
         faults.sort_by_key(|(at, _)| *at);
         let last = faults.last().map_or(at, |(last, _)| *last);

@@ -49,6 +49,8 @@ pub struct World {
     /// nothing, and then are named.
     mortal: BTreeSet<MessageId>,
     rejected: BTreeSet<MessageId>,
+    /// For a while some policy allowed nothing: whatever came to nothing since is named.
+    forbade: bool,
     /// Gateways that are killed when their agent does this.
     struck: BTreeSet<(usize, Deed)>,
     /// Of each root, the messages that it led to; loops end them.
@@ -136,7 +138,7 @@ impl World {
     pub fn new(scenario: Scenario, trace: bool) -> Self {
         let time = Virtual::begin();
         let mut random = Random::new(scenario.seed ^ 0x5eed);
-        let rules = Rules::new(scenario.places.len());
+        let rules = Rules::open(scenario.places.len());
         let clock = Clock::new(BASE_MS, time.now);
         let gateways: Vec<Gateway> = (0..scenario.places.len())
             .map(|n| Gateway::new(n, rules.clone(), random.next_u64(), clock, time.now))
@@ -176,6 +178,7 @@ impl World {
             asks: Asks::default(),
             mortal: BTreeSet::new(),
             rejected: BTreeSet::new(),
+            forbade: false,
             struck: BTreeSet::new(),
             chains: BTreeMap::new(),
             loops: 0,
@@ -462,6 +465,17 @@ impl World {
             }
             Fault::Strike(n, deed) => drop(self.struck.insert((n, deed))),
             Fault::SmallMtu => self.network.mtu = 900,
+            Fault::Forbid(n) => {
+                self.forbade = true;
+                // Packets may not pass either.
+                self.flows.clear();
+                let rules = Rules::closed(self.gateways.len());
+                self.gateways[n].obey(rules, now);
+            }
+            Fault::Allow(n) => {
+                let rules = Rules::open(self.gateways.len());
+                self.gateways[n].obey(rules, now);
+            }
             Fault::DiskFull(n) => self.gateways[n].disk_is_full = true,
             Fault::DiskFree(n) => self.gateways[n].disk_is_full = false,
         }

@@ -173,7 +173,7 @@ impl World {
                 || heard.is_some_and(|heard| heard.reply != *id)
         });
         let settled = self.acked.contains(id) || self.asks.taken.contains(id);
-        let may_fail = self.is_mortal(id) || self.rejected.contains(id);
+        let may_fail = self.forbade || self.is_mortal(id) || self.rejected.contains(id);
         // What comes to nothing is named.
         let failed = may_fail && self.failed.contains_key(id);
         settled || self.taken_back.contains(id) || is_void || failed
@@ -181,6 +181,10 @@ impl World {
 
     /// Every request that was accepted, and not taken back, was answered.
     pub(super) fn check_asks(&mut self) {
+        // Where an answer may not leave, its maker hears so, and the question's time passes.
+        let failed = self.asks.replies.iter();
+        let failed = failed.filter(|(reply, _)| self.failed.contains_key(reply));
+        let unanswerable: BTreeSet<_> = failed.map(|(_, request)| *request).collect();
         let accepted: BTreeSet<_> = self.accepted.iter().map(|key| key.id).collect();
         let open = |id: &&MessageId| {
             accepted.contains(id)
@@ -188,6 +192,8 @@ impl World {
                 && !self.taken_back.contains(id)
                 && !self.is_mortal(id)
                 && !self.rejected.contains(id)
+                && !self.failed.contains_key(id)
+                && !unanswerable.contains(id)
         };
         let open: Vec<_> = self.asks.asked.iter().filter(open).copied().collect();
         for id in open.iter().take(3) {

@@ -15,7 +15,8 @@ impl World {
                 .status(self.time.now)
                 .any(|peer| peer.node == id && peer.link.is_some_and(|link| link.is_direct()))
         };
-        let fair = self.network.relay_up
+        let fair = !self.forbade
+            && self.network.relay_up
             && self.network.loss == 0
             && self.network.cuts.is_empty()
             && self.network.mtu == 1472

@@ -92,13 +92,15 @@ impl World {
         match error {
             // Taken back while it was worked on.
             Refusal::Cancelled => self.taken_back.contains(&id),
+            Refusal::Denied(_) => self.forbade,
             // It is shown again.
             Refusal::OutboxFull => true,
             // Its time was over as it was answered.
             Refusal::Expired => self.is_mortal(&id),
             // Shown to two subscribers one after the other, and the first has ended it.
             Refusal::NotOpen => {
-                matches!(by, End::Reply) && (self.was_answered(id) || self.rejected.contains(&id))
+                let ended = self.was_answered(id) || self.rejected.contains(&id) || self.forbade;
+                matches!(by, End::Reply) && ended
             }
             _ => false,
         }
