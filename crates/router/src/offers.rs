@@ -88,7 +88,7 @@ impl Router {
     /// Nothing was said of what a lane has in flight: it stands in a slow stream, or it is lost and
     /// goes again, one message first.
     fn answer_is_late(&mut self, id: LaneId) {
-        let coming = self.outbox.answer_is_late(id, self.now);
+        let coming = self.outbox.still_coming(id, self.now);
         let Some(lane) = self.outbox.lanes.get_mut(&id) else {
             return;
         };

@@ -350,7 +350,7 @@ impl Outbox {
 
     /// Until when a lane whose answer is late may still wait for it: what was offered before it is
     /// being answered, so it stands in a slow stream. `None`: it is lost, and the next may take longer.
-    pub(crate) fn answer_is_late(&mut self, id: LaneId, now: Instant) -> Option<Instant> {
+    pub(crate) fn still_coming(&mut self, id: LaneId, now: Instant) -> Option<Instant> {
         let lane = self.lanes.get(&id)?;
         let first = self.messages.get(lane.queue.front()?)?.offer?;
         let peer = self.peers.get_mut(&lane.key.node)?;
