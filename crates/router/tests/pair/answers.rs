@@ -167,14 +167,8 @@ fn an_answer_whose_asker_is_gone_is_stored_before_what_came_after_it() {
         let mut pair = Pair::new();
         let id = asked(&mut pair);
         pair.sides[A].asker_is_gone = true;
-        pair.reply(id, "seven").expect("open");
-        let draft = pair.draft("planner@gw-a", "and another thing");
-        pair.send(B, draft).expect("taken");
-        pair.sync(B);
-        pair.think(B);
-        // Both arrive at once, and the disk has the first so many stores as the power goes.
-        pair.carry(A);
-        pair.think(A);
+        answer_and_more(&mut pair, id);
+        // The disk has the first so many stores as the power goes.
         pair.write(A, stores);
         pair.crash(A);
 
@@ -192,13 +186,7 @@ fn an_answer_that_is_being_kept_comes_again_after_a_crash_whatever_came_after_it
         let mut pair = Pair::new();
         let id = asked(&mut pair);
         pair.sides[A].asker_keeps = true;
-        pair.reply(id, "seven").expect("open");
-        let draft = pair.draft("planner@gw-a", "and another thing");
-        pair.send(B, draft).expect("taken");
-        pair.sync(B);
-        pair.think(B);
-        pair.carry(A);
-        pair.think(A);
+        answer_and_more(&mut pair, id);
         assert_eq!(answers(&pair), ["seven"]);
         pair.write(A, stores);
         pair.crash(A);
@@ -431,6 +419,17 @@ fn a_reply_that_the_disk_does_not_take_is_one_that_was_not_given() {
         ["how many?"],
         "shown again: it was not acked"
     );
+}
+
+/// The answer to a request, and a message behind it, arrive at once.
+fn answer_and_more(pair: &mut Pair, id: MessageId) {
+    pair.reply(id, "seven").expect("open");
+    let draft = pair.draft("planner@gw-a", "and another thing");
+    pair.send(B, draft).expect("taken");
+    pair.sync(B);
+    pair.think(B);
+    pair.carry(A);
+    pair.think(A);
 }
 
 /// A request of `planner@gw-a` that waits for its answer, shown to `coder@gw-b`.
