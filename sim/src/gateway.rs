@@ -249,20 +249,8 @@ impl Gateway {
         None
     }
 
-    /// The agent sends a message of its own accord to the agent of another gateway.
+    /// The agent sends a message, because of what it was shown, perhaps.
     pub fn send(
-        &mut self,
-        to: usize,
-        asks: bool,
-        ttl: Duration,
-        unix_ms: u64,
-        now: Instant,
-    ) -> MessageId {
-        self.send_because(Origin::Nothing, to, asks, ttl, unix_ms, now)
-    }
-
-    /// It sends one because of what it was shown, perhaps.
-    pub fn send_because(
         &mut self,
         origin: Origin,
         to: usize,

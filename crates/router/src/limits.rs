@@ -72,8 +72,8 @@ pub const IN_FLIGHT_BYTES: usize = 8 << 20;
 pub const RETRY_MIN: Duration = Duration::from_millis(200);
 /// See [`RETRY_MIN`].
 pub const RETRY_MAX: Duration = Duration::from_secs(60);
-/// How long an offer may stay unanswered at first on a stream that is up, before it is offered again. Proposed
-/// by us: far above an fsync on a busy SD card, so that it means a lost answer.
+/// How long an offer may stay unanswered at first on a stream that is up, before it is offered again.
+/// Proposed by us: far above an fsync on a busy SD card, so that it means a lost answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The most that it may become on a link that was seen to be slow: a body of 256 KiB at 20 kbit/s.

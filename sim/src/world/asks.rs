@@ -181,10 +181,14 @@ impl World {
 
     /// Every request that was accepted, and not taken back, was answered.
     pub(super) fn check_asks(&mut self) {
-        // Where an answer may not leave, its maker hears so, and the question's time passes.
+        // Under a policy that allowed nothing for a while: where an answer may not leave, its maker hears
+        // so, and the question's time passes.
         let failed = self.asks.replies.iter();
         let failed = failed.filter(|(reply, _)| self.failed.contains_key(reply));
         let unanswerable: BTreeSet<_> = failed.map(|(_, request)| *request).collect();
+        let forbidden = |id: &MessageId| {
+            self.forbade && (self.failed.contains_key(id) || unanswerable.contains(id))
+        };
         let accepted: BTreeSet<_> = self.accepted.iter().map(|key| key.id).collect();
         let open = |id: &&MessageId| {
             accepted.contains(id)
@@ -192,8 +196,7 @@ impl World {
                 && !self.taken_back.contains(id)
                 && !self.is_mortal(id)
                 && !self.rejected.contains(id)
-                && !self.failed.contains_key(id)
-                && !unanswerable.contains(id)
+                && !forbidden(id)
         };
         let open: Vec<_> = self.asks.asked.iter().filter(open).copied().collect();
         for id in open.iter().take(3) {

@@ -28,7 +28,7 @@ impl World {
                 0 => Duration::from_millis(500 + self.random.below(20_000)),
                 _ => DAY,
             };
-            let id = self.gateways[from].send(to, asks, ttl, unix_ms, now);
+            let id = self.gateways[from].send(Origin::Nothing, to, asks, ttl, unix_ms, now);
             if ttl < DAY {
                 self.mortal.insert(id);
             }
@@ -131,7 +131,7 @@ impl World {
         let Some(from) = from else { return };
         let origin = Origin::Message(delivery.id);
         chain.insert(delivery.id);
-        self.gateways[n].send_because(origin, from, false, DAY, unix_ms, now);
+        self.gateways[n].send(origin, from, false, DAY, unix_ms, now);
     }
 
     fn handle_router_event(&mut self, n: usize, event: router::Event) {
