@@ -1,5 +1,6 @@
 //! [`Router`]: what comes in, what goes out, and the timers between. The two halves of its story
-//! are in `sender.rs` (from a local agent to a peer) and `receiver.rs` (from a peer to an agent).
+//! are in `sender.rs` (from a local agent to a peer) and `receiver.rs` (from a peer to an agent); what
+//! it says is in `output.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
